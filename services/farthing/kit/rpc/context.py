@@ -1,0 +1,43 @@
+"""What a handler may know of the call it serves: trace, API key and deadline. Set by the server, one value per call."""
+
+from __future__ import annotations
+
+import hashlib
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from farthing.kit.errors import Unauthenticated
+from farthing.kit.telemetry.spans import Span, TraceContext
+
+
+@dataclass(slots=True)
+class CallContext:
+    """One call. `deadline` is on the event loop's monotonic clock, None without one."""
+
+    method: str
+    trace: TraceContext
+    span: Span
+    api_key: str | None
+    deadline: float | None
+
+    def require_key_digest(self) -> bytes:
+        """SHA-256 of the caller's API key, 32 bytes. Unauthenticated if there is none."""
+        if not self.api_key:
+            raise Unauthenticated(
+                "send metadata 'authorization: Bearer <API key>'; `farthing keys create` makes one",
+                reason="KEY_MISSING",
+            )
+        return hashlib.sha256(self.api_key.encode()).digest()
+
+
+_current: ContextVar[CallContext] = ContextVar("farthing_call")
+
+
+def current() -> CallContext:
+    """The call being served in this task. LookupError outside a handler."""
+    return _current.get()
+
+
+def enter(call: CallContext) -> None:
+    """Make `call` the current one of this task. Each call has a task of its own, so nothing need be undone."""
+    _current.set(call)

@@ -1,0 +1,183 @@
+"""Wraps each RPC handler once, at registration: tracing, deadline, errors and metrics without an interceptor's extra awaits.
+
+grpc.aio's interceptor chain costs a lookup and two awaits per call; wrapping the handler table costs them once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from typing import Any, Protocol
+
+import grpc
+from grpc_status import rpc_status
+
+from farthing.kit import errors
+from farthing.kit.rpc import context as call_context
+from farthing.kit.rpc import status
+from farthing.kit.telemetry import names
+from farthing.kit.telemetry.metrics import Metrics
+from farthing.kit.telemetry.spans import SpanRecorder, TraceContext
+
+# Kept back from the caller's deadline so that whoever knows why can say so; less than this left is refused at once.
+_MARGIN_S = 0.02
+_LEAST_S = 0.005
+_DEFAULT_UNARY_S = 300.0
+
+_log = logging.getLogger(__name__)
+_Unary = Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]
+_Stream = Callable[[Any, grpc.aio.ServicerContext[Any, Any]], AsyncIterator[Any]]
+
+
+class Wrapper:
+    """Puts the house rules around handlers. One per server."""
+
+    def __init__(self, recorder: SpanRecorder, metrics: Metrics) -> None:
+        self._recorder = recorder
+        self._metrics = metrics
+
+    def wrap(
+        self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
+    ) -> grpc.GenericRpcHandler:
+        """Wrap a service's handler table. Only unary-unary and unary-stream are used in our contracts."""
+        wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        for name, handler in handlers.items():
+            method = f"{service}/{name}"
+            codec = (handler.request_deserializer, handler.response_serializer)
+            if handler.unary_unary:
+                wrapped[name] = grpc.unary_unary_rpc_method_handler(
+                    self._unary(method, handler.unary_unary), *codec
+                )
+            elif handler.unary_stream:
+                wrapped[name] = grpc.unary_stream_rpc_method_handler(
+                    self._stream(method, handler.unary_stream), *codec
+                )
+            else:
+                raise TypeError(f"{method}: client streaming is not part of our contracts")
+        return grpc.method_handlers_generic_handler(service, wrapped)
+
+    def _unary(self, method: str, inner: _Unary) -> _Unary:
+        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            scope = _Scope(self, method, context, default_s=_DEFAULT_UNARY_S)
+            try:
+                if scope.budget_s is None:
+                    response = await inner(request, context)
+                else:
+                    async with asyncio.timeout(scope.budget_s):
+                        response = await inner(request, context)
+            except BaseException as error:
+                await scope.fail(error)
+                raise
+            scope.end(grpc.StatusCode.OK)
+            return response
+
+        return call
+
+    def _stream(self, method: str, inner: _Stream) -> Callable[..., Awaitable[None]]:
+        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+            scope = _Scope(self, method, context, default_s=None)
+            try:
+                async with (
+                    asyncio.timeout(scope.budget_s),
+                    aclosing(_as_generator(inner(request, context))) as events,
+                ):
+                    async for event in events:
+                        await context.write(event)
+            except BaseException as error:
+                await scope.fail(error)
+                raise
+            scope.end(grpc.StatusCode.OK)
+
+        return call
+
+
+class _Closeable(Protocol):
+    def __aiter__(self) -> AsyncIterator[Any]: ...
+    async def aclose(self) -> None: ...
+
+
+def _as_generator(events: AsyncIterator[Any]) -> Any:
+    if not hasattr(events, "aclose"):
+        raise TypeError(
+            "a streaming handler must be an async generator, so that a cancel closes it"
+        )
+    return events
+
+
+class _Scope:
+    """One call from entry to end."""
+
+    __slots__ = ("_call", "_context", "_owner", "_started", "budget_s")
+
+    def __init__(
+        self,
+        owner: Wrapper,
+        method: str,
+        context: grpc.aio.ServicerContext[Any, Any],
+        *,
+        default_s: float | None,
+    ) -> None:
+        self._owner, self._context, self._started = owner, context, time.perf_counter()
+        traceparent = api_key = None
+        for key, value in context.invocation_metadata() or ():
+            if key == "authorization":
+                text = value if isinstance(value, str) else value.decode("latin-1")
+                api_key = text[7:].strip() if text[:7].lower() == "bearer " else text
+            elif key == "traceparent":
+                traceparent = value if isinstance(value, str) else None
+        span = owner._recorder.start(
+            method,
+            names.KIND_SERVER,
+            TraceContext.from_traceparent(traceparent),
+            {names.RPC_SYSTEM: "grpc", names.RPC_METHOD: method},
+        )
+        remaining = context.time_remaining()
+        self.budget_s = default_s if remaining is None else max(0.0, remaining - _MARGIN_S)
+        deadline = None if self.budget_s is None else time.monotonic() + self.budget_s
+        self._call = call_context.CallContext(method, span.context, span, api_key, deadline)
+        call_context.enter(self._call)
+        owner._metrics.rpc_started(method)
+        if remaining is not None and remaining < _LEAST_S:
+            self.budget_s = 0.0
+
+    def end(self, code: grpc.StatusCode) -> None:
+        span = self._call.span
+        span.set(names.RPC_STATUS_CODE, code.name)
+        span.end("ok" if code is grpc.StatusCode.OK else "error")
+        self._owner._metrics.rpc_ended(
+            self._call.method, code.name, time.perf_counter() - self._started
+        )
+
+    async def fail(self, error: BaseException) -> None:
+        """Answer the caller with the error's status; returns only if the error must go on as it is."""
+        if isinstance(error, asyncio.CancelledError):
+            self.end(grpc.StatusCode.CANCELLED)
+            return
+        if isinstance(error, grpc.aio.AbortError) or not isinstance(error, Exception):
+            self.end(grpc.StatusCode.UNKNOWN)
+            return
+        domain = self._translate(error)
+        self.end(status.code_of(domain))
+        await self._context.abort_with_status(rpc_status.to_status(status.encode_error(domain)))
+
+    def _translate(self, error: Exception) -> errors.FarthingError:
+        if isinstance(error, errors.FarthingError):
+            return error
+        if isinstance(error, TimeoutError):
+            return errors.DeadlineExceeded(
+                f"{self._call.method} did not finish before the caller's deadline",
+                reason="DEADLINE",
+            )
+        if isinstance(error, grpc.aio.AioRpcError):
+            return status.decode_error(error)
+        _log.exception(
+            "unexpected error in %s",
+            self._call.method,
+            extra={"trace_id": self._call.trace.trace_id},
+        )
+        return errors.Internal(
+            "internal error; the service's log has the details", reason="INTERNAL"
+        )

@@ -1,0 +1,89 @@
+"""The one table between domain errors and gRPC status with `google.rpc` details, in both directions."""
+
+from __future__ import annotations
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from farthing.kit import errors
+
+DOMAIN = "farthing"
+STATUS_METADATA_KEY = "grpc-status-details-bin"
+
+_TABLE: dict[type[errors.FarthingError], grpc.StatusCode] = {
+    errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.NotFound: grpc.StatusCode.NOT_FOUND,
+    errors.AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
+    errors.FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    errors.PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
+    errors.ResourceExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.Cancelled: grpc.StatusCode.CANCELLED,
+    errors.Aborted: grpc.StatusCode.ABORTED,
+    errors.Unimplemented: grpc.StatusCode.UNIMPLEMENTED,
+    errors.Internal: grpc.StatusCode.INTERNAL,
+}
+_BY_CODE = {code: cls for cls, code in _TABLE.items()}
+_BY_NUMBER: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def code_of(error: errors.FarthingError) -> grpc.StatusCode:
+    """The status code of a domain error; INTERNAL for a class the table does not list."""
+    for cls in type(error).__mro__:
+        if cls in _TABLE:
+            return _TABLE[cls]
+    return grpc.StatusCode.INTERNAL
+
+
+def encode_error(error: errors.FarthingError) -> status_pb2.Status:
+    """Build the rich status: exactly one ErrorInfo, BadRequest for a field, RetryInfo where waiting helps."""
+    number: int = code_of(error).value[0]
+    status = status_pb2.Status(
+        code=code_pb2.Code.Name(number) and number, message=error.message
+    )
+    info = error_details_pb2.ErrorInfo(
+        reason=error.reason, domain=DOMAIN, metadata=error.metadata
+    )
+    status.details.append(_pack(info))
+    if isinstance(error, errors.InvalidArgument):
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=error.field, description=error.message
+        )
+        status.details.append(_pack(error_details_pb2.BadRequest(field_violations=[violation])))
+    if error.retry_after_ms > 0:
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(error.retry_after_ms)
+        status.details.append(_pack(error_details_pb2.RetryInfo(retry_delay=delay)))
+    return status
+
+
+def decode_error(error: grpc.aio.AioRpcError) -> errors.FarthingError:
+    """Turn a failed call back into the domain error that the callee raised, as far as the wire tells."""
+    reason, metadata, retry_after_ms = f"GRPC_{error.code().name}", {}, 0
+    for key, value in error.trailing_metadata() or ():
+        if key == STATUS_METADATA_KEY and isinstance(value, bytes):
+            for detail in status_pb2.Status.FromString(value).details:
+                info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+                if detail.Unpack(info) and info.domain == DOMAIN:
+                    reason, metadata = info.reason, dict(info.metadata)
+                elif detail.Unpack(retry):
+                    retry_after_ms = retry.retry_delay.ToMilliseconds()
+    message = error.details() or error.code().name
+    cls = _BY_CODE.get(error.code(), errors.Internal)
+    if cls is errors.InvalidArgument:
+        field = metadata.pop("field", "request")
+        return errors.InvalidArgument(message, field=field, reason=reason, metadata=metadata)
+    return cls(message, reason=reason, metadata=metadata, retry_after_ms=retry_after_ms)
+
+
+def _pack(
+    message: error_details_pb2.ErrorInfo
+    | error_details_pb2.BadRequest
+    | error_details_pb2.RetryInfo,
+) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(message)
+    return packed
