@@ -1,0 +1,183 @@
+"""Carries recorded spans to an OTLP/gRPC receiver from a thread of its own; keeps them, in order, while it is away."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from farthing.kit.telemetry import names
+from farthing.kit.telemetry.spans import SpanRecord, SpanRecorder
+from farthing.kit.version import __version__
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import ReadableSpan
+
+_LOG = logging.getLogger("farthing.telemetry")
+_PERIOD_S = 0.2
+_BATCH_COUNT = 512
+_SEND_TIMEOUT_S = 5.0
+_FIRST_BACKOFF_S = 0.25
+_LONGEST_BACKOFF_S = 5.0
+_GIVE_UP_AFTER_S = 300.0  # a batch refused for this long is taken to be unwanted
+
+
+class SpanSender(Protocol):
+    """Delivers one batch; blocking. Called from the exporter's thread alone."""
+
+    def send(self, batch: Sequence[SpanRecord]) -> bool:
+        """True once the receiver has the batch."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        ...
+
+
+class OtlpSender:
+    """SpanSender over opentelemetry-sdk's OTLP/gRPC exporter.
+
+    gRPC rather than HTTP by measurement: imports and buffers cost 16 MiB either way, and gRPC is in the process
+    already. Imports happen in the exporter's thread at the first batch, so that no service starts later for them.
+    """
+
+    def __init__(self, endpoint: str, resource: Mapping[str, str]) -> None:
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+
+        # Its own log repeats every failed attempt; the exporter below says once what changed.
+        logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter").setLevel(
+            logging.CRITICAL + 1
+        )
+        insecure = not endpoint.startswith("https://")
+        self._exporter = OTLPSpanExporter(
+            endpoint=endpoint, insecure=insecure, timeout=_SEND_TIMEOUT_S
+        )
+        self._resource = Resource(dict(resource))
+
+    def send(self, batch: Sequence[SpanRecord]) -> bool:
+        """See SpanSender."""
+        from opentelemetry.sdk.trace.export import SpanExportResult
+
+        spans = [self._convert(record) for record in batch]
+        return self._exporter.export(spans) is SpanExportResult.SUCCESS
+
+    def close(self) -> None:
+        """See SpanSender."""
+        self._exporter.shutdown(timeout_millis=1_000)
+
+    def _convert(self, record: SpanRecord) -> ReadableSpan:
+        from opentelemetry.sdk.trace import Event, ReadableSpan
+        from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+        from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
+
+        flags = TraceFlags(TraceFlags.SAMPLED)
+        trace_id = int(record.context.trace_id, 16)
+        parent = (
+            SpanContext(trace_id, int(record.parent_span_id, 16), False, flags)
+            if record.parent_span_id
+            else None
+        )
+        code = StatusCode[record.status.upper()]
+        return ReadableSpan(
+            name=record.name,
+            context=SpanContext(trace_id, int(record.context.span_id, 16), False, flags),
+            parent=parent,
+            resource=self._resource,
+            attributes=record.attributes,
+            events=[
+                Event(event.name, attributes=event.attributes, timestamp=event.time_ns)
+                for event in record.events
+            ],
+            kind=SpanKind[record.kind.upper()],
+            status=Status(code, record.message if code is StatusCode.ERROR else None),
+            start_time=record.start_ns,
+            end_time=record.end_ns,
+            instrumentation_scope=InstrumentationScope(names.SCOPE, __version__),
+        )
+
+
+class SpanExporter:
+    """Drains a recorder every 200 ms, sooner when 512 spans wait. Order is kept; a batch is sent until it is taken."""
+
+    def __init__(
+        self, recorder: SpanRecorder, endpoint: str, resource: Mapping[str, str]
+    ) -> None:
+        self._recorder = recorder
+        self._endpoint = endpoint
+        self._resource = resource
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="span-exporter", daemon=True)
+        self._sender: SpanSender | None = None
+        self._reachable = True
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._recorder.on_full_batch(self._wake.set)
+        self._thread.start()
+
+    async def stop(self, timeout_s: float = 3.0) -> None:
+        """Send what is left, at most for `timeout_s`; spans that could not be sent count as dropped."""
+        self._stopping.set()
+        self._wake.set()
+        self._recorder.on_full_batch(None)
+        await asyncio.to_thread(self._thread.join, timeout_s)
+        sender = self._sender
+        if self._thread.is_alive() and sender is not None:
+            sender.close()  # ends a send that still waits for its receiver
+            await asyncio.to_thread(self._thread.join, timeout_s)
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait(_PERIOD_S)
+            self._wake.clear()
+            stopping = self._stopping.is_set()
+            while batch := self._recorder.drain(_BATCH_COUNT):
+                if self._sender is None:
+                    self._sender = OtlpSender(self._endpoint, self._resource)
+                self._deliver(self._sender, batch)
+            if stopping:
+                break
+        if self._sender is not None:
+            self._sender.close()
+
+    def _deliver(self, sender: SpanSender, batch: Sequence[SpanRecord]) -> None:
+        backoff_s = _FIRST_BACKOFF_S
+        give_up_at = time.monotonic() + _GIVE_UP_AFTER_S
+        while not self._try_send(sender, batch):
+            # When stopping, one more refusal means that nobody is there to take the rest.
+            if self._stopping.is_set() or time.monotonic() > give_up_at:
+                self._recorder.count_dropped(len(batch))
+                return
+            self._stopping.wait(backoff_s)
+            backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
+
+    def _try_send(self, sender: SpanSender, batch: Sequence[SpanRecord]) -> bool:
+        try:
+            sent = sender.send(batch)
+        except Exception:
+            _LOG.exception("a batch of %d spans could not be encoded", len(batch))
+            self._recorder.count_dropped(len(batch))
+            return True
+        if sent != self._reachable:
+            self._reachable = sent
+            if sent:
+                _LOG.info("spans reach %s again", self._endpoint)
+            else:
+                _LOG.warning("spans do not reach %s; kept and sent again", self._endpoint)
+        return sent
+
+
+def build_resource(*, service: str, instance_id: str, region: str) -> dict[str, str]:
+    """What every span of a process says of where it comes from."""
+    return {
+        names.SERVICE_NAMESPACE: names.NAMESPACE_FARTHING,
+        names.SERVICE_NAME: service,
+        names.SERVICE_VERSION: __version__,
+        names.SERVICE_INSTANCE_ID: instance_id,
+        names.CLOUD_REGION: region,
+    }
