@@ -101,7 +101,19 @@ FILE_TYPES: dict[int, str] = {
     38: "MXFP4_MOE",
 }
 
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_SCALARS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
 _STRING, _ARRAY = 8, 9
 _MAX_ENTRY_COUNT = 1 << 20
 _MAX_STRING_BYTES = 1 << 24
@@ -218,7 +230,7 @@ def check_gguf(path: Path) -> ModelFacts:
             reason="MODEL_ARCHITECTURE_UNSUPPORTED",
             metadata={"architecture": architecture, "path": str(path)},
         )
-    if int(header.metadata.get("split.count", 0)) > 1:
+    if _integer(header, "split.count") > 1:
         raise Unimplemented(
             f"{path.name} is one part of several; join the parts with llama-gguf-split --merge first",
             reason="MODEL_SPLIT_UNSUPPORTED",
@@ -233,16 +245,22 @@ def check_gguf(path: Path) -> ModelFacts:
         architecture=architecture,
         quantization=_quantization(header),
         parameter_count=sum(prod(tensor.shape) for tensor in header.tensors),
-        context_length=int(header.metadata.get(f"{architecture}.context_length", 0)),
+        context_length=_integer(header, f"{architecture}.context_length"),
         vocab_size=vocab_size,
         title=str(header.metadata.get("general.name", "")),
     )
 
 
+def _integer(header: GgufHeader, key: str) -> int:
+    value = header.metadata.get(key, 0)
+    return value if isinstance(value, int) else 0
+
+
 def _quantization(header: GgufHeader) -> str:
-    known = FILE_TYPES.get(int(header.metadata.get("general.file_type", -1)))
-    if known:
-        return known
+    if "general.file_type" in header.metadata:
+        known = FILE_TYPES.get(_integer(header, "general.file_type"))
+        if known:
+            return known
     sizes: dict[str, int] = {}
     for tensor in header.tensors:
         sizes[tensor.type_name] = sizes.get(tensor.type_name, 0) + tensor.size_bytes
@@ -291,5 +309,7 @@ def _read_tensor(reader: _Reader, path: Path) -> tuple[str, tuple[int, ...], str
     type_name, block_values, block_bytes = TENSOR_TYPES[kind]
     values = prod(shape)
     if values % block_values:
-        raise corrupt(path, f"tensor {name} of {values} values does not fill {type_name} blocks")
+        raise corrupt(
+            path, f"tensor {name} of {values} values does not fill {type_name} blocks"
+        )
     return name, shape, type_name, reader.number("Q"), values // block_values * block_bytes
