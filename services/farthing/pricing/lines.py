@@ -1,0 +1,111 @@
+"""Usage and cost lines as values."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+
+from farthing.kit.money import NanoUsd
+
+
+class CostKind(enum.Enum):
+    """What a line pays for; values are the names used in JSON, on spans and in the ledger."""
+
+    COMPUTE = "compute"
+    ENERGY = "energy"
+    EGRESS = "egress"
+    TOKENS = "tokens"
+    CACHE = "cache"
+
+
+class CostUnit(enum.Enum):
+    """The unit of a line's quantity."""
+
+    US = "us"
+    UJ = "uj"
+    BYTES = "bytes"
+    TOKENS = "tokens"
+    COUNT = "count"
+
+
+@dataclass(frozen=True, slots=True)
+class CostLine:
+    """One priced line. `estimated` is true when quantity or price is an estimate."""
+
+    kind: CostKind
+    amount_nano_usd: NanoUsd
+    quantity: int
+    unit: CostUnit
+    estimated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one attempt used. Counts include their sub-counts; see common.proto."""
+
+    input_token_count: int = 0
+    output_token_count: int = 0
+    cached_input_token_count: int = 0
+    reasoning_token_count: int = 0
+    queue_us: int = 0
+    prefill_us: int = 0
+    decode_us: int = 0
+    compute_us: int = 0
+    request_bytes: int = 0
+    response_bytes: int = 0
+    energy_uj: int = 0
+    energy_estimated: bool = False
+
+    def __add__(self, other: Usage) -> Usage:
+        sums = {
+            field.name: getattr(self, field.name) + getattr(other, field.name)
+            for field in fields(self)
+            if field.name != "energy_estimated"
+        }
+        return Usage(**sums, energy_estimated=self.energy_estimated or other.energy_estimated)
+
+
+def sum_lines(lines: Iterable[CostLine]) -> NanoUsd:
+    """Add up amounts."""
+    return NanoUsd(sum(line.amount_nano_usd for line in lines))
+
+
+def merge_lines(lines: Iterable[CostLine]) -> tuple[CostLine, ...]:
+    """Add lines of the same kind together, in order of first appearance. The sum is unchanged."""
+    merged: dict[CostKind, CostLine] = {}
+    for line in lines:
+        earlier = merged.get(line.kind)
+        merged[line.kind] = (
+            line
+            if earlier is None
+            else replace(
+                earlier,
+                amount_nano_usd=NanoUsd(earlier.amount_nano_usd + line.amount_nano_usd),
+                quantity=earlier.quantity + line.quantity,
+                estimated=earlier.estimated or line.estimated,
+            )
+        )
+    return tuple(merged.values())
+
+
+def cap_lines(
+    lines: Iterable[CostLine], limit_nano_usd: int
+) -> tuple[tuple[CostLine, ...], NanoUsd]:
+    """Cut lines so that their sum is at most `limit_nano_usd`; returns them and what was cut off.
+
+    A hold is a promise: what an engine used beyond it (a step that took longer than its share) is the operator's,
+    never the tenant's. Later lines are cut first.
+    """
+    left, kept = limit_nano_usd, []
+    cut = 0
+    for line in lines:
+        amount = min(line.amount_nano_usd, left)
+        cut += line.amount_nano_usd - amount
+        left -= amount
+        kept.append(
+            line
+            if amount == line.amount_nano_usd
+            else replace(line, amount_nano_usd=NanoUsd(amount))
+        )
+    return tuple(kept), NanoUsd(cut)
