@@ -1,0 +1,3 @@
+"""Generation rules as pure values: no clock, no transport, no library handle."""
+
+from __future__ import annotations

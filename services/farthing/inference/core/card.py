@@ -1,0 +1,81 @@
+"""Reads model.json, the card that lies beside a model: its name and how good it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from farthing.inference.model import TaskQuality
+from farthing.kit.errors import FailedPrecondition
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What a card says of its model; empty values where it says nothing."""
+
+    name: str = ""
+    qualities: tuple[TaskQuality, ...] = ()
+    bytes_per_token: float = 0.0
+
+
+def parse_card(text: str) -> ModelCard:
+    """The card in a model.json. Raises FailedPrecondition naming what is wrong.
+
+    `task_quality` maps task → level → {"exact_match_ratio", "n"}; levels are averaged by
+    their number of judged answers, tasks likewise into the entry of all tasks.
+    """
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise _bad(f"it is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise _bad("it is not a JSON object")
+    name = document.get("name", "")
+    bytes_per_token = document.get("bytes_per_token", 0.0)
+    if not isinstance(name, str) or not isinstance(bytes_per_token, int | float):
+        raise _bad("name must be a text and bytes_per_token a number")
+    tasks = document.get("task_quality", {})
+    if not isinstance(tasks, dict):
+        raise _bad("task_quality must map tasks to levels")
+    by_task = [_task_quality(task, levels) for task, levels in sorted(tasks.items())]
+    overall = [_average("", by_task)] if by_task else []
+    return ModelCard(name, tuple(overall + by_task), float(bytes_per_token))
+
+
+def _task_quality(task: str, levels: object) -> TaskQuality:
+    if not isinstance(levels, dict) or not levels:
+        raise _bad(f"task_quality.{task} must map levels to results")
+    return _average(task, [_level_quality(task, key, value) for key, value in levels.items()])
+
+
+def _level_quality(task: str, level: str, result: object) -> TaskQuality:
+    place = f"task_quality.{task}.{level}"
+    if not isinstance(result, dict):
+        raise _bad(f"{place} must have exact_match_ratio and n")
+    ratio = _number(result, "exact_match_ratio", place)
+    count = _number(result, "n", place)
+    if not 0 <= ratio <= 1 or count < 1 or count != int(count):
+        raise _bad(f"{place} needs exact_match_ratio in 0..1 and a whole n of 1 or more")
+    return TaskQuality(level, ratio, int(count))
+
+
+def _number(result: Mapping[str, Any], key: str, place: str) -> float:
+    value = result.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _bad(f"{place}.{key} must be a number")
+    return float(value)
+
+
+def _average(task: str, parts: list[TaskQuality]) -> TaskQuality:
+    count = sum(part.sample_count for part in parts)
+    total = sum(part.quality_ratio * part.sample_count for part in parts)
+    return TaskQuality(task, total / count, count)
+
+
+def _bad(problem: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"model.json cannot be used: {problem}. Correct the file or remove it.",
+        reason="MODEL_CARD_INVALID",
+    )

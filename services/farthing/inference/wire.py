@@ -1,0 +1,197 @@
+"""Between inference.proto's messages and the engine's values; no rule lives here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from farthing.api.common.v1 import common_pb2
+from farthing.api.inference.v1 import inference_pb2 as pb
+from farthing.inference.backend import ChatMessage, Speaker
+from farthing.inference.engine import (
+    DoneEvent,
+    EngineLoad,
+    EngineRequest,
+    FinishReason,
+    Priority,
+    Sampling,
+    TokenEvent,
+    TokenLogprob,
+)
+from farthing.inference.model import Capability, ModelDescription
+from farthing.kit.errors import InvalidArgument
+
+_ROLES: dict[int, Speaker] = {
+    pb.ROLE_SYSTEM: "system",
+    pb.ROLE_USER: "user",
+    pb.ROLE_ASSISTANT: "assistant",
+}
+_PRIORITIES: dict[int, Priority] = {
+    common_pb2.PRIORITY_UNSPECIFIED: Priority.STANDARD,
+    common_pb2.PRIORITY_INTERACTIVE: Priority.INTERACTIVE,
+    common_pb2.PRIORITY_STANDARD: Priority.STANDARD,
+    common_pb2.PRIORITY_BATCH: Priority.BATCH,
+}
+_REASONS = {
+    FinishReason.STOP: common_pb2.FINISH_REASON_STOP,
+    FinishReason.LENGTH: common_pb2.FINISH_REASON_LENGTH,
+    FinishReason.BUDGET: common_pb2.FINISH_REASON_BUDGET,
+    FinishReason.CANCELLED: common_pb2.FINISH_REASON_CANCELLED,
+    FinishReason.ERROR: common_pb2.FINISH_REASON_ERROR,
+}
+_CAPABILITIES = {
+    Capability.CHAT: pb.CAPABILITY_CHAT,
+    Capability.JSON_SCHEMA: pb.CAPABILITY_JSON_SCHEMA,
+    Capability.LOGPROBS: pb.CAPABILITY_LOGPROBS,
+}
+
+
+def decode_request(request: pb.GenerateRequest) -> EngineRequest:
+    """The request as a value; its ranges are not checked. InvalidArgument for what has no value."""
+    given = request.input
+    if request.priority not in _PRIORITIES:
+        raise InvalidArgument(
+            f"priority {request.priority} is unknown; use a value of Priority.",
+            field="priority",
+        )
+    return EngineRequest(
+        request_id=request.request_id,
+        messages=tuple(_decode_messages(given.messages)),
+        prompt=given.prompt,
+        max_tokens=given.max_tokens,
+        sampling=_decode_sampling(given.sampling),
+        stop=tuple(given.stop),
+        json_schema=_decode_schema(given.response_format),
+        logprobs=given.logprobs,
+        top_logprobs=given.top_logprobs,
+        compute_limit_us=request.compute_limit_us,
+        priority=_PRIORITIES[request.priority],
+        tenant_id=request.tenant_id,
+    )
+
+
+def encode_delta(event: TokenEvent) -> pb.GenerateResponse:
+    """Part of an answer, as a stream's message."""
+    return pb.GenerateResponse(
+        delta=pb.Delta(
+            text=event.text,
+            token_count=event.token_count,
+            logprobs=encode_logprobs(event.logprobs),
+        )
+    )
+
+
+def encode_logprobs(logprobs: Iterable[TokenLogprob]) -> list[pb.TokenLogprob]:
+    """Tokens with their logarithms and alternatives."""
+    return [
+        pb.TokenLogprob(token=one.token, logprob=one.logprob, top=encode_logprobs(one.top))
+        for one in logprobs
+    ]
+
+
+def encode_completion(done: DoneEvent) -> pb.Completion:
+    """The end of an answer."""
+    usage = done.usage
+    return pb.Completion(
+        finish_reason=_REASONS[done.finish_reason],
+        usage=common_pb2.Usage(
+            input_token_count=usage.input_token_count,
+            output_token_count=usage.output_token_count,
+            cached_input_token_count=usage.cached_input_token_count,
+            queue_us=usage.queue_us,
+            prefill_us=usage.prefill_us,
+            decode_us=usage.decode_us,
+            compute_us=usage.compute_us,
+            request_bytes=usage.request_bytes,
+            response_bytes=usage.response_bytes,
+        ),
+        model_digest=done.model_digest,
+    )
+
+
+def encode_model(model: ModelDescription) -> pb.ModelInfo:
+    """What ListModels says of a model."""
+    return pb.ModelInfo(
+        name=model.name,
+        digest=model.digest,
+        format=model.format,
+        quantization=model.quantization,
+        parameter_count=model.parameter_count,
+        context_length=model.context_length,
+        capabilities=sorted(_CAPABILITIES[one] for one in model.capabilities),
+        qualities=[
+            pb.TaskQuality(
+                task=one.task, quality_ratio=one.quality_ratio, sample_count=one.sample_count
+            )
+            for one in model.qualities
+        ],
+        bytes_per_token=model.bytes_per_token,
+    )
+
+
+def encode_load(load: EngineLoad, model: ModelDescription) -> pb.WatchLoadResponse:
+    """A load report."""
+    return pb.WatchLoadResponse(
+        load=pb.LoadReport(
+            running_request_count=load.running_request_count,
+            queued_request_count=load.queued_request_count,
+            capacity_request_count=load.capacity_request_count,
+            queue_age_ms=load.queue_age_ms,
+            speeds=[
+                pb.ModelSpeed(
+                    model=model.name,
+                    prefill_tokens_per_second=load.prefill_tokens_per_second,
+                    decode_tokens_per_second=load.decode_tokens_per_second,
+                )
+            ],
+        )
+    )
+
+
+def _decode_messages(messages: Iterable[pb.Message]) -> Iterable[ChatMessage]:
+    for index, message in enumerate(messages):
+        field = f"input.messages[{index}]"
+        if message.role not in _ROLES:
+            raise InvalidArgument(
+                f"{field}.role is not set or unknown; use system, user or assistant.",
+                field=f"{field}.role",
+            )
+        for part_index, part in enumerate(message.content):
+            if part.WhichOneof("part") != "text":
+                place = f"{field}.content[{part_index}]"
+                raise InvalidArgument(f"{place} has no text; set it.", field=place)
+        content = "".join(part.text for part in message.content)
+        yield ChatMessage(_ROLES[message.role], content)
+
+
+def _decode_sampling(given: pb.SamplingParams) -> Sampling:
+    return Sampling(
+        temperature=given.temperature,
+        top_p=given.top_p if given.HasField("top_p") else 1.0,
+        top_k=given.top_k,
+        min_p=given.min_p,
+        frequency_penalty=given.frequency_penalty,
+        presence_penalty=given.presence_penalty,
+        seed=given.seed if given.HasField("seed") else None,
+    )
+
+
+def _decode_schema(given: pb.ResponseFormat) -> str:
+    field = "input.response_format"
+    if given.kind == pb.RESPONSE_FORMAT_KIND_JSON_SCHEMA:
+        if not given.json_schema:
+            raise InvalidArgument(
+                f"{field}.json_schema is empty; JSON_SCHEMA needs one.",
+                field=f"{field}.json_schema",
+            )
+        return given.json_schema
+    if given.kind > pb.RESPONSE_FORMAT_KIND_JSON_SCHEMA:
+        raise InvalidArgument(
+            f"{field}.kind {given.kind} is unknown; use TEXT or JSON_SCHEMA.",
+            field=f"{field}.kind",
+        )
+    if given.json_schema:
+        raise InvalidArgument(
+            f"{field}.json_schema is set; set kind to JSON_SCHEMA or leave it empty.",
+            field=f"{field}.json_schema",
+        )
+    return ""
