@@ -1,4 +1,4 @@
-"""Wraps each RPC handler once, at registration: tracing, deadline, errors and metrics without an interceptor's extra awaits.
+"""Wraps each RPC handler once, at registration: tracing, deadline, errors and metrics without extra awaits.
 
 grpc.aio's interceptor chain costs a lookup and two awaits per call; wrapping the handler table costs them once.
 """
@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
 from grpc_status import rpc_status
@@ -28,8 +28,9 @@ _LEAST_S = 0.005
 _DEFAULT_UNARY_S = 300.0
 
 _log = logging.getLogger(__name__)
-_Unary = Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]
-_Stream = Callable[[Any, grpc.aio.ServicerContext[Any, Any]], AsyncIterator[Any]]
+# Handlers as registered: the stubs type them for the synchronous server.
+_Unary = Callable[[Any, Any], Any]
+_Stream = Callable[[Any, Any], Any]
 
 
 class Wrapper:
@@ -92,11 +93,6 @@ class Wrapper:
             scope.end(grpc.StatusCode.OK)
 
         return call
-
-
-class _Closeable(Protocol):
-    def __aiter__(self) -> AsyncIterator[Any]: ...
-    async def aclose(self) -> None: ...
 
 
 def _as_generator(events: AsyncIterator[Any]) -> Any:

@@ -67,7 +67,7 @@ class RpcServer:
         """Open the port. Unavailable if it is taken."""
         for name in ("", *self._names):
             await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)  # type: ignore[no-untyped-call]
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
             [*self._names, _HEALTH, reflection.SERVICE_NAME], self._server
         )

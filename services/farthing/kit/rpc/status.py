@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
-from google.rpc import code_pb2, error_details_pb2, status_pb2
+from google.rpc import error_details_pb2, status_pb2
 
 from farthing.kit import errors
 
@@ -41,9 +41,7 @@ def code_of(error: errors.FarthingError) -> grpc.StatusCode:
 def encode_error(error: errors.FarthingError) -> status_pb2.Status:
     """Build the rich status: exactly one ErrorInfo, BadRequest for a field, RetryInfo where waiting helps."""
     number: int = code_of(error).value[0]
-    status = status_pb2.Status(
-        code=code_pb2.Code.Name(number) and number, message=error.message
-    )
+    status = status_pb2.Status(code=number, message=error.message)
     info = error_details_pb2.ErrorInfo(
         reason=error.reason, domain=DOMAIN, metadata=error.metadata
     )

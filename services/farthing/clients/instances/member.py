@@ -1,0 +1,182 @@
+"""One instance of the pool: its channel, what it said of itself last, and the task that keeps listening."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from dataclasses import replace
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from farthing.api.inference.v1 import inference_pb2
+from farthing.api.inference.v1.inference_pb2_grpc import InferenceServiceStub
+from farthing.clients.instances.breaker import Breaker, record_failure, record_success
+from farthing.clients.instances.view import InstanceState, InstanceView, ModelView
+from farthing.kit.clock import Clock
+from farthing.kit.discovery import Instance
+from farthing.kit.rpc.channel import open_channel
+from farthing.kit.rpc.tls import TlsFiles
+
+_log = logging.getLogger(__name__)
+
+_CALL_S = 2.0
+_REPORT_OVERDUE_S = (
+    2.0  # reports come at least every 250 ms; eight missed in a row mean a hung process
+)
+_PING_EVERY_S = 2.0
+_RTT_WEIGHT = 0.2
+_LONGEST_RETRY_S = 2.0
+_CAPABILITY = {
+    inference_pb2.CAPABILITY_CHAT: "chat",
+    inference_pb2.CAPABILITY_JSON_SCHEMA: "json_schema",
+    inference_pb2.CAPABILITY_LOGPROBS: "logprobs",
+}
+
+
+class Member:
+    """Listens to one instance for as long as discovery knows it."""
+
+    def __init__(
+        self,
+        instance_id: str,
+        tier: str,
+        instance: Instance,
+        *,
+        clock: Clock,
+        tls: TlsFiles | None,
+    ) -> None:
+        self.tier, self.address, self.suspect = tier, instance.address, instance.suspect
+        self._clock = clock
+        self._channel = open_channel(instance.address, tls=tls)
+        self.stub = InferenceServiceStub(self._channel)
+        # The stub makes its methods in __init__, which the type stubs do not show.
+        self._check = health_pb2_grpc.HealthStub(self._channel).Check  # type: ignore[attr-defined]
+        self._breaker = Breaker()
+        self._connected = False
+        self.changed = asyncio.Event()
+        self.models: dict[str, inference_pb2.ModelInfo] = {}
+        self.load = inference_pb2.LoadReport()
+        self._view = InstanceView(
+            instance_id,
+            tier,
+            instance.region,
+            instance.address,
+            state=InstanceState.CONNECTING,
+        )
+        self._tasks = [
+            asyncio.ensure_future(self._listen()),
+            asyncio.ensure_future(self._ping()),
+        ]
+
+    def view(self, now: float) -> InstanceView:
+        """The instance at this moment; the same object while nothing changes."""
+        if not self.models:
+            state = InstanceState.CONNECTING
+        elif not self._connected or self._breaker.ejected(now):
+            state = InstanceState.EJECTED
+        elif self.suspect:
+            state = InstanceState.SUSPECT
+        else:
+            state = InstanceState.READY
+        if state is not self._view.state:
+            self._view = replace(self._view, state=state)
+        return self._view
+
+    def record(self, success: bool, now: float) -> None:
+        """Take the outcome of a call into account."""
+        self._breaker = (
+            record_success(self._breaker) if success else record_failure(self._breaker, now)
+        )
+
+    async def close(self, grace_s: float = 0.0) -> None:
+        """Stop listening; calls in flight get `grace_s` to end."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._channel.close(grace_s)
+
+    async def _listen(self) -> None:
+        retry_s = 0.05
+        while True:
+            try:
+                models = await self.stub.ListModels(
+                    inference_pb2.ListModelsRequest(), timeout=_CALL_S
+                )
+                self.models = {info.name: info for info in models.models}
+                await self._follow_load()
+                retry_s = 0.05
+            except (grpc.aio.AioRpcError, TimeoutError) as error:
+                if self._connected:
+                    _log.warning(
+                        "instance %s does not answer: %s", self._view.instance_id, _brief(error)
+                    )
+            self._connected = False
+            self.changed.set()
+            await asyncio.sleep(retry_s * random.uniform(0.5, 1.0))
+            retry_s = min(retry_s * 2, _LONGEST_RETRY_S)
+
+    async def _follow_load(self) -> None:
+        reports = self.stub.WatchLoad(inference_pb2.WatchLoadRequest())
+        try:
+            while True:
+                async with asyncio.timeout(_REPORT_OVERDUE_S):
+                    report = await reports.read()
+                if report is grpc.aio.EOF:
+                    return
+                assert isinstance(report, inference_pb2.WatchLoadResponse)
+                self._take(report.load)
+        finally:
+            reports.cancel()
+
+    def _take(self, load: inference_pb2.LoadReport) -> None:
+        self.load = load
+        if not self._connected:
+            self._connected = True
+            self.record(True, self._clock.monotonic())
+        speeds = {speed.model: speed for speed in load.speeds}
+        self._view = replace(
+            self._view,
+            models=tuple(
+                _model_view(info, speeds.get(info.name)) for info in self.models.values()
+            ),
+            running_count=load.running_request_count,
+            queued_count=load.queued_request_count,
+            capacity_count=max(1, load.capacity_request_count),
+        )
+        self.changed.set()
+
+    async def _ping(self) -> None:
+        """Measure the round trip; the data path's own would include the engine's work."""
+        while True:
+            started = self._clock.monotonic()
+            try:
+                await self._check(health_pb2.HealthCheckRequest(), timeout=_CALL_S)
+            except grpc.aio.AioRpcError:
+                pass  # _listen deals with instances that are away
+            else:
+                sample = round((self._clock.monotonic() - started) * 1e6)
+                known = self._view.rtt_us
+                rtt_us = round(known + (sample - known) * _RTT_WEIGHT) if known else sample
+                self._view = replace(self._view, rtt_us=rtt_us)
+            await asyncio.sleep(_PING_EVERY_S * random.uniform(0.8, 1.2))
+
+
+def _model_view(
+    info: inference_pb2.ModelInfo, speed: inference_pb2.ModelSpeed | None
+) -> ModelView:
+    return ModelView(
+        name=info.name,
+        digest=info.digest,
+        context_length=info.context_length,
+        capabilities=frozenset(_CAPABILITY[c] for c in info.capabilities if c in _CAPABILITY),
+        qualities={entry.task: entry.quality_ratio for entry in info.qualities},
+        bytes_per_token=info.bytes_per_token,
+        prefill_tokens_per_second=speed.prefill_tokens_per_second if speed else 0.0,
+        decode_tokens_per_second=speed.decode_tokens_per_second if speed else 0.0,
+    )
+
+
+def _brief(error: BaseException) -> str:
+    return error.code().name if isinstance(error, grpc.aio.AioRpcError) else "no load report"

@@ -1,0 +1,142 @@
+"""Keeps one channel per inference instance and, from discovery, models, load and failures, the view of them all."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from farthing.clients.instances.member import Member
+from farthing.clients.instances.view import InstanceState, InstanceView
+from farthing.kit.clock import Clock
+from farthing.kit.discovery import Instance, Registry, ServiceWatch
+from farthing.kit.errors import Unavailable
+from farthing.kit.rpc.tls import TlsFiles
+
+if TYPE_CHECKING:
+    from farthing.api.inference.v1.inference_pb2_grpc import InferenceServiceAsyncStub
+
+_log = logging.getLogger(__name__)
+
+TIER_BY_SERVICE = {"infer-edge": "edge", "infer-cloud": "cloud"}
+
+
+class InstancePool:
+    """All inference instances of all regions. Use from one event loop."""
+
+    def __init__(
+        self, registry: Registry, *, clock: Clock, tls: TlsFiles | None = None
+    ) -> None:
+        self._registry, self._clock, self._tls = registry, clock, tls
+        self._members: dict[str, Member] = {}
+        self._watches: list[ServiceWatch] = []
+        self._closing: set[asyncio.Task[None]] = set()
+        self.in_flight: dict[str, int] = {}
+
+    def start(self) -> None:
+        """Follow discovery from now on."""
+        for service, tier in TIER_BY_SERVICE.items():
+            watch = self._registry.watch(service)
+            self._watches.append(watch)
+
+            def follow(instances: Mapping[str, Instance], tier: str = tier) -> None:
+                self._follow(tier, instances)
+
+            watch.subscribe(follow)
+            follow(watch.instances)
+
+    async def close(self) -> None:
+        """Let go of all channels."""
+        members, self._members = list(self._members.values()), {}
+        await asyncio.gather(*(member.close() for member in members), *self._closing)
+
+    def view(self) -> tuple[InstanceView, ...]:
+        """Every instance at this moment."""
+        now = self._clock.monotonic()
+        return tuple(member.view(now) for member in self._members.values())
+
+    def age_ms(self) -> int:
+        """Age of the newest good answer of discovery, -1 before any."""
+        now = self._clock.monotonic()
+        ages = [age for watch in self._watches if (age := watch.age_ms(now)) is not None]
+        return min(ages, default=-1)
+
+    @contextmanager
+    def lease(self, instance_id: str) -> Iterator[Lease]:
+        """Use an instance for one call; counts it as in flight. Unavailable when discovery dropped it meanwhile."""
+        member = self._members.get(instance_id)
+        if member is None:
+            raise Unavailable(f"instance {instance_id} is gone", reason="INSTANCE_GONE")
+        self.in_flight[instance_id] = self.in_flight.get(instance_id, 0) + 1
+        try:
+            yield Lease(member, self._clock)
+        finally:
+            left = self.in_flight[instance_id] - 1
+            if left:
+                self.in_flight[instance_id] = left
+            else:
+                del self.in_flight[instance_id]
+
+    async def wait_ready(self) -> None:
+        """Return once at least one instance is ready."""
+        while not any(view.state is InstanceState.READY for view in self.view()):
+            changed: list[asyncio.Future[Any]] = [
+                asyncio.ensure_future(m.changed.wait()) for m in self._members.values()
+            ]
+            changed += [asyncio.ensure_future(watch.changed()) for watch in self._watches]
+            try:
+                await asyncio.wait(changed, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in changed:
+                    task.cancel()
+            for member in self._members.values():
+                member.changed.clear()
+
+    def _follow(self, tier: str, instances: Mapping[str, Instance]) -> None:
+        for instance_id, instance in instances.items():
+            member = self._members.get(instance_id)
+            if member is not None and member.address == instance.address:
+                member.suspect = instance.suspect
+                continue
+            if member is not None:
+                self._drop(instance_id)
+            self._members[instance_id] = Member(
+                instance_id, tier, instance, clock=self._clock, tls=self._tls
+            )
+        gone = [
+            instance_id
+            for instance_id, member in self._members.items()
+            if member.tier == tier and instance_id not in instances
+        ]
+        for instance_id in gone:
+            self._drop(instance_id)
+
+    def _drop(self, instance_id: str) -> None:
+        _log.info("instance gone", extra={"instance_id": instance_id})
+        task = asyncio.ensure_future(self._members.pop(instance_id).close(grace_s=60.0))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+
+class Lease:
+    """One call's right to an instance; tell it how the call went."""
+
+    __slots__ = ("_clock", "_member")
+
+    def __init__(self, member: Member, clock: Clock) -> None:
+        self._member, self._clock = member, clock
+
+    @property
+    def stub(self) -> InferenceServiceAsyncStub:
+        """The instance's stub."""
+        return self._member.stub
+
+    def succeeded(self) -> None:
+        """The instance did its part."""
+        self._member.record(True, self._clock.monotonic())
+
+    def failed(self) -> None:
+        """The instance failed for its own reasons: not for a bad request, a full queue or a gone client."""
+        self._member.record(False, self._clock.monotonic())
