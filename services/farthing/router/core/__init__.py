@@ -1,0 +1,1 @@
+"""Routing as arithmetic: a request, a view of the instances and prices in; a decision that explains itself out."""

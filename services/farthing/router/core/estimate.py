@@ -1,0 +1,137 @@
+"""How long and how much: tokens, time and money of a candidate before it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import ceil
+
+from farthing.clients.instances.view import InstanceView, ModelView
+from farthing.pricing import Deployment, Usage, price_usage, sum_lines
+from farthing.pricing.landed import carbon_of, energy_of
+from farthing.router.core.candidate import Candidate
+from farthing.router.core.request import RequestFeatures
+
+# Before an instance has measured itself. Low on purpose: a new instance is tried for its price, not for a guess.
+_DEFAULT_SPEED = {"edge": (200.0, 20.0), "cloud": (1000.0, 40.0)}  # prefill, decode: tokens/s
+_DEFAULT_BYTES_PER_TOKEN = 3.5
+_TEMPLATE_TOKENS_PER_MESSAGE = 4
+_MOST_BYTES_PER_TOKEN = 64
+# The hold covers an engine this much slower than measured (neighbours, throttling); the engine stops at that limit.
+_SLOWDOWN = 4
+_LEAST_LIMIT_US = 200_000
+_TYPICAL_OUTPUT_TOKENS = 64
+
+
+def fill_estimates(
+    candidate: Candidate,
+    deployment: Deployment,
+    request: RequestFeatures,
+    *,
+    in_flight_count: int,
+    typical_output_tokens: Mapping[str, float],
+) -> None:
+    """Fill in cost lines, worst case, latency, quality and carbon of a candidate whose links are set."""
+    instance, model = candidate.instance, candidate.model
+    prefill_speed, decode_speed = _speeds(instance, model)
+    per_token = model.bytes_per_token or _DEFAULT_BYTES_PER_TOKEN
+    template = _TEMPLATE_TOKENS_PER_MESSAGE * request.message_count
+    input_tokens = ceil(request.input_bytes / per_token) + template
+    output_tokens = min(
+        request.max_tokens,
+        max(1, round(typical_output_tokens.get(request.task, _TYPICAL_OUTPUT_TOKENS))),
+    )
+    prefill_us = round(input_tokens / prefill_speed * 1e6)
+    decode_us = round(output_tokens / decode_speed * 1e6)
+    usage = Usage(
+        input_token_count=input_tokens,
+        output_token_count=output_tokens,
+        prefill_us=prefill_us,
+        decode_us=decode_us,
+        compute_us=prefill_us + decode_us,
+        request_bytes=request.input_bytes,
+        response_bytes=ceil(output_tokens * per_token),
+    )
+    links = (candidate.uplink_nano_usd_per_gb, candidate.downlink_nano_usd_per_gb)
+    candidate.deployment = deployment
+    candidate.input_token_count = input_tokens
+    candidate.lines = price_usage(
+        deployment, usage, uplink_nano_usd_per_gb=links[0], downlink_nano_usd_per_gb=links[1]
+    )
+    candidate.estimated_nano_usd = sum_lines(candidate.lines)
+    candidate.carbon_ng = carbon_of(deployment, energy_of(deployment, usage)[0])
+
+    # A token is at least one byte, so bytes bound the prompt whatever the tokenizer.
+    worst_input = request.input_bytes + template
+    worst_compute_us = max(
+        _LEAST_LIMIT_US,
+        round(
+            _SLOWDOWN * 1e6 * (worst_input / prefill_speed + request.max_tokens / decode_speed)
+        ),
+    )
+    candidate.worst_compute_us = worst_compute_us
+    candidate.worst_case_nano_usd = max(
+        candidate.estimated_nano_usd,
+        sum_lines(
+            price_usage(
+                deployment,
+                Usage(
+                    input_token_count=worst_input,
+                    output_token_count=request.max_tokens,
+                    compute_us=worst_compute_us,
+                    request_bytes=request.input_bytes,
+                    response_bytes=request.max_tokens * _MOST_BYTES_PER_TOKEN,
+                ),
+                uplink_nano_usd_per_gb=links[0],
+                downlink_nano_usd_per_gb=links[1],
+            )
+        ),
+    )
+
+    waiting = max(instance.running_count + instance.queued_count, in_flight_count)
+    ahead = max(0, waiting + 1 - instance.capacity_count)
+    queue_us = ahead * usage.compute_us // instance.capacity_count
+    candidate.first_token_ms = ceil((instance.rtt_us + queue_us + prefill_us) / 1000)
+    candidate.total_ms = candidate.first_token_ms + ceil(decode_us / 1000)
+    candidate.quality_ratio = quality_of(model.qualities, request.task)
+
+
+def quality_of(qualities: Mapping[str, float], task: str) -> float:
+    """Probability of an acceptable answer: the task's own figure, its parent's ("math" for "math/hard"), the overall.
+
+    A model that nobody measured gets 0.5: neither trusted nor shut out.
+    """
+    while task:
+        if task in qualities:
+            return qualities[task]
+        task = task.rpartition("/")[0]
+    return qualities.get("", 0.5)
+
+
+def compute_limit_us(candidate: Candidate, hold_nano_usd: int) -> int:
+    """Device time that the hold pays for, microseconds, at most the worst case: the engine stops there.
+
+    Bytes at their worst are paid first; what is left buys time at the deployment's rate, energy included.
+    """
+    deployment = candidate.deployment
+    assert deployment is not None
+    if hold_nano_usd >= candidate.worst_case_nano_usd:
+        return candidate.worst_compute_us
+    lines = [line for line in candidate.lines if line.unit.value not in ("us", "uj")]
+    left = max(0, hold_nano_usd - sum_lines(lines) - 2)  # two lines may each round up by one
+    probe_us = 3_600_000_000
+    hour = sum_lines(
+        price_usage(
+            deployment,
+            Usage(compute_us=probe_us),
+            uplink_nano_usd_per_gb=0,
+            downlink_nano_usd_per_gb=0,
+        )
+    )
+    if hour == 0:
+        return candidate.worst_compute_us
+    return max(1, min(candidate.worst_compute_us, left * probe_us // hour))
+
+
+def _speeds(instance: InstanceView, model: ModelView) -> tuple[float, float]:
+    prefill, decode = _DEFAULT_SPEED.get(instance.tier, _DEFAULT_SPEED["cloud"])
+    return model.prefill_tokens_per_second or prefill, model.decode_tokens_per_second or decode
