@@ -73,7 +73,7 @@ class SqliteWriter:
 
     What `run` has returned survives the death of the process. It survives the loss of power only
     with synchronous="full", which costs an fsync per transaction. The file is locked for this
-    process alone. A job that means to refuse raises a FarthingError before it writes anything.
+    connection alone unless `exclusive` is false, so that others can read beside it. A job that means to refuse raises a FarthingError before it writes anything.
     """
 
     def __init__(
@@ -84,8 +84,10 @@ class SqliteWriter:
         synchronous: Synchronous = "normal",
         max_group_count: int = 512,
         session: Session | None = None,
+        exclusive: bool = True,
     ) -> None:
         self._path, self._schema, self._synchronous = path, schema, synchronous
+        self._exclusive = exclusive
         self._max_group_count = max_group_count
         self._session: Session = session or _NoSession()
         self._tasks: queue.SimpleQueue[_Task[Any] | None] = queue.SimpleQueue()
@@ -155,7 +157,8 @@ class SqliteWriter:
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, isolation_level=None, timeout=_LOCK_WAIT_S)
         try:
-            connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+            if self._exclusive:
+                connection.execute("PRAGMA locking_mode=EXCLUSIVE")
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute(f"PRAGMA synchronous={self._synchronous.upper()}")
             connection.execute("PRAGMA foreign_keys=ON")
