@@ -1,0 +1,96 @@
+# Everything a person or a pipeline does with this checkout. `make help` lists it.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+PREPARE := $(PYTHON) deploy/setup/prepare.py
+BIN := .venv/bin
+PROTOC := .venvs/protos/bin/python deploy/setup/generate_protos.py
+BUF = .tools/buf/$$(sed -n 's/^VERSION = "\(.*\)"/\1/p' deploy/setup/buf_tool.py)/buf
+LINTED := services edge cloud tests deploy
+# Collected by ONNX Runtime unless told otherwise; set for whatever a target starts.
+export ORT_DISABLE_TELEMETRY := 1
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# -- use it ------------------------------------------------------------------------------
+
+.PHONY: setup run test
+setup: ## Make .venv, build the engine, fetch Consul; quick when nothing changed
+	@$(PREPARE) suite
+
+run: setup ## Start the whole suite and serve real prompts (ONCE=1: show one round and stop)
+	@exec $(BIN)/farthing up --demo $(if $(ONCE),--once)
+
+test: setup ## Run the full test suite (ARGS='-k name' narrows it)
+	@exec $(BIN)/python -m pytest -m "not chaos" $(ARGS)
+
+# -- contracts ---------------------------------------------------------------------------
+
+.PHONY: protos verify-protos lint-protos breaking-protos fix-baseline
+protos: ## Generate the Python modules from the .proto files
+	@$(PREPARE) protos
+	@$(PROTOC)
+
+verify-protos: ## Fail when the generated modules are not fresh (fix: make protos)
+	@$(PREPARE) protos
+	@$(PROTOC) --check
+
+lint-protos: ## Check the .proto files against the style in buf.yaml
+	@$(PREPARE) buf
+	@$(BUF) lint
+	@echo "protos: style holds"
+
+breaking-protos: ## Fail when a .proto breaks callers of the committed baseline
+	@$(PREPARE) buf
+	@$(BUF) breaking --against protos/baseline.binpb
+	@echo "protos: nothing breaks the baseline"
+
+fix-baseline: ## Make the present .proto files the baseline (at a release, never to hide a break)
+	@$(PREPARE) buf
+	@$(BUF) build -o protos/baseline.binpb
+
+# -- the gate ----------------------------------------------------------------------------
+
+.PHONY: check lint fix types imports
+check: lint types imports verify-protos lint-protos breaking-protos test ## Everything that must hold before a commit
+
+lint: setup ## Check style and formatting (fix: make fix)
+	@$(BIN)/ruff check $(LINTED)
+	@$(BIN)/ruff format --check $(LINTED)
+
+fix: setup ## Format, and repair what can be repaired
+	@$(BIN)/ruff check --fix $(LINTED)
+	@$(BIN)/ruff format $(LINTED)
+
+types: setup ## Check types, strictly
+	@$(BIN)/mypy
+
+imports: setup ## Check which part may import which
+	@$(BIN)/lint-imports
+
+# -- heavier work ------------------------------------------------------------------------
+
+.PHONY: chaos bench-router models
+chaos: setup ## Kill, cut and fill while it serves; money must still add up
+	@exec $(BIN)/python -m pytest -m chaos $(ARGS)
+
+bench-router: setup ## Measure the router's overhead per request
+	@exec $(BIN)/python tests/bench/bench_router.py $(ARGS)
+
+models: setup ## Train and export the demo models again
+	@exec $(BIN)/python deploy/demo-models/build.py $(ARGS)
+
+# -- upkeep ------------------------------------------------------------------------------
+
+.PHONY: lock clean
+lock: ## Pin every dependency anew, with hashes
+	@$(PYTHON) deploy/setup/lock.py
+
+clean: ## Remove everything made here; the machine's shared cache stays
+	rm -rf .venv .venvs .tools .cache build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
