@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# Prove on a Debian 12 root that holds only python3, python3-venv, git, make and ca-certificates that a fresh clone sets itself up.
+#
+# usage: prove_clean_root.sh [-k] [-c CACHE] [WORK] [COMMAND…]     (root; needs mmdebstrap)
+#   WORK     where the root is made (default build/clean-root); the bare root is kept as an archive for next time
+#   COMMAND  what to run in the clone (default: make setup)
+#   -k       keep the used root and clone for the next call, instead of starting from the bare archive
+#   -c       give the root this shared cache folder (default: none, so everything is downloaded and compiled)
+#
+# The root gets this machine's resolver, certificates and the apt, pip and npm configuration, because they are
+# what makes registries reachable here; nothing else of this machine enters it.
+set -euo pipefail
+
+keep=no cache=
+while getopts kc: option; do
+    case $option in
+        k) keep=yes ;;
+        c) cache=$(realpath "$OPTARG") ;;
+        *) exit 2 ;;
+    esac
+done
+shift $((OPTIND - 1))
+repository=$(cd "$(dirname "$0")/../.." && pwd)
+work=$(realpath -m "${1:-$repository/build/clean-root}")
+[ $# -eq 0 ] || shift
+[ $# -gt 0 ] || set -- make setup
+command -v mmdebstrap >/dev/null || { echo "mmdebstrap is missing; as root, run: apt-get install -y mmdebstrap" >&2; exit 1; }
+[ "$(id -u)" = 0 ] || { echo "run this as root: a root folder with devices is made" >&2; exit 1; }
+
+packages=ca-certificates,git,make,python3,python3-venv
+bare=$work/bare.tar root=$work/root
+mkdir -p "$work"
+say() { printf '[%(%H:%M:%S)T] %s\n' -1 "$*"; }
+
+if [ ! -f "$bare" ]; then
+    say "making a bare Debian 12 root"
+    mmdebstrap --quiet --variant=minbase --include="$packages" bookworm "$bare.part"
+    mv "$bare.part" "$bare"
+fi
+
+unmount() {
+    for point in "$root/dev" "$root/proc" "$root/root/.cache/farthing"; do
+        if mountpoint -q "$point"; then umount -R "$point"; fi
+    done
+}
+trap unmount EXIT
+unmount
+
+if [ "$keep" = no ] || [ ! -d "$root/clone" ]; then
+    # --one-file-system: should anything still be mounted inside, it is not this script's to delete.
+    rm -rf --one-file-system "$root"
+    mkdir "$root"
+    tar -C "$root" -xf "$bare"
+    git clone -q "$repository" "$root/clone"
+    say "clone of $(git -C "$root/clone" log -1 --format='%h %s')"
+fi
+
+for file in /etc/resolv.conf /etc/hosts /etc/pip.conf /etc/npmrc /etc/ssl/certs/ca-certificates.crt "$HOME/.config/pip/pip.conf" "$HOME/.npmrc"; do
+    if [ -f "$file" ]; then
+        mkdir -p "$root$(dirname "$file")"
+        cp -L "$file" "$root$file"
+    fi
+done
+mkdir -p "$root/usr/local/share/ca-certificates"
+cp -r /usr/local/share/ca-certificates/. "$root/usr/local/share/ca-certificates/" 2>/dev/null || true
+for folder in /etc/apt/apt.conf.d /etc/apt/sources.list.d /etc/apt/auth.conf.d; do
+    if [ -d "$folder" ]; then mkdir -p "$root$folder" && cp -r "$folder/." "$root$folder/"; fi
+done
+
+mount --rbind /dev "$root/dev" && mount --make-rslave "$root/dev"
+mount -t proc proc "$root/proc"
+if [ -n "$cache" ]; then
+    mkdir -p "$root/root/.cache/farthing"
+    mount --bind "$cache" "$root/root/.cache/farthing"
+fi
+
+# Proxies, certificates and index settings may also live in the environment.
+settings=()
+while IFS= read -r name; do settings+=("$name=${!name}"); done < <(compgen -e | grep -iE '^(pip_|npm_config_|.*_proxy$|.*_ca_bundle$|ssl_cert_|git_ssl_|node_extra_ca)' || true)
+say "running: $*"
+started=$SECONDS
+status=0
+env -i "${settings[@]}" HOME=/root LANG=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+    chroot "$root" bash -c 'cd /clone && exec "$@"' prove "$@" || status=$?
+say "status $status after $((SECONDS - started)) s"
+say "packages added to the bare root: $(comm -13 <(tar -xOf "$bare" ./var/lib/dpkg/status | sed -n 's/^Package: //p' | sort) <(sed -n 's/^Package: //p' "$root/var/lib/dpkg/status" | sort) | tr '\n' ' ')"
+exit "$status"
