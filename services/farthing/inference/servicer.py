@@ -33,6 +33,11 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._stopping = asyncio.Event()
+
+    def stop_watches(self) -> None:
+        """Ends the streams of load reports, which would otherwise outlast any drain."""
+        self._stopping.set()
 
     async def Generate(
         self, request: pb.GenerateRequest, context: _Context
@@ -70,19 +75,31 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
     async def WatchLoad(
         self, request: pb.WatchLoadRequest, context: _Context
     ) -> AsyncGenerator[pb.WatchLoadResponse]:
-        """See inference.proto. Ends when the caller goes away."""
+        """See inference.proto. Ends when the caller goes away or the service stops."""
         loop = asyncio.get_running_loop()
-        while True:
+        while not self._stopping.is_set():
             load = self._engine.load()
             reported_s = loop.time()
             yield wire.encode_load(load, self._engine.model)
-            await asyncio.sleep(_SHORTEST_REPORT_S - (loop.time() - reported_s))
-            rest_s = _LONGEST_REPORT_S - _REPORT_MARGIN_S - (loop.time() - reported_s)
+            changed = asyncio.ensure_future(self._engine.load_changed(load.version))
             try:
-                async with asyncio.timeout(rest_s):
-                    await self._engine.load_changed(load.version)
-            except TimeoutError:
-                pass
+                await self._wait(reported_s + _SHORTEST_REPORT_S - loop.time())
+                await self._wait(
+                    reported_s + _LONGEST_REPORT_S - _REPORT_MARGIN_S - loop.time(), changed
+                )
+            finally:
+                changed.cancel()
+
+    async def _wait(self, seconds: float, changed: asyncio.Future[None] | None = None) -> None:
+        """Waits so long, or until the load changed or the service stops."""
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        awaited: set[asyncio.Future[Any]] = {stopping, *([changed] if changed else [])}
+        try:
+            await asyncio.wait(
+                awaited, timeout=max(seconds, 0), return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            stopping.cancel()
 
     async def _generate(self, request: pb.GenerateRequest) -> AsyncGenerator[EngineEvent]:
         span = call_context.current().span

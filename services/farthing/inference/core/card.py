@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,28 +19,34 @@ class ModelCard:
     bytes_per_token: float = 0.0
 
 
-def parse_card(text: str) -> ModelCard:
-    """The card in a model.json. Raises FailedPrecondition naming what is wrong.
+def parse_card(document: Mapping[str, Any], artefact_name: str = "") -> ModelCard:
+    """The values of a model.json. Raises FailedPrecondition naming what is wrong.
+
+    When the card judges several artefacts, the one at `artefact_name` counts (its path inside
+    the folder), else what the card says of the model as a whole.
 
     `task_quality` maps task → level → {"exact_match_ratio", "n"}; levels are averaged by
     their number of judged answers, tasks likewise into the entry of all tasks.
     """
-    try:
-        document = json.loads(text)
-    except ValueError as error:
-        raise _bad(f"it is not JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise _bad("it is not a JSON object")
     name = document.get("name", "")
     bytes_per_token = document.get("bytes_per_token", 0.0)
     if not isinstance(name, str) or not isinstance(bytes_per_token, int | float):
         raise _bad("name must be a text and bytes_per_token a number")
-    tasks = document.get("task_quality", {})
+    tasks = _judged(document, artefact_name)
     if not isinstance(tasks, dict):
         raise _bad("task_quality must map tasks to levels")
     by_task = [_task_quality(task, levels) for task, levels in sorted(tasks.items())]
     overall = [_average("", by_task)] if by_task else []
     return ModelCard(name, tuple(overall + by_task), float(bytes_per_token))
+
+
+def _judged(document: Mapping[str, Any], artefact_name: str) -> object:
+    artefacts = document.get("artefacts", {})
+    if isinstance(artefacts, dict):
+        for artefact in artefacts.values():
+            if isinstance(artefact, dict) and artefact.get("path") == artefact_name:
+                return artefact.get("task_quality", {})
+    return document.get("task_quality", {})
 
 
 def _task_quality(task: str, levels: object) -> TaskQuality:
