@@ -40,20 +40,22 @@ CAPABILITY_JSON_SCHEMA: Capability
 CAPABILITY_LOGPROBS: Capability
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("request_id", "model", "input", "priority", "compute_limit_us", "tenant_id")
+    __slots__ = ("request_id", "model", "input", "priority", "compute_limit_us", "tenant_id", "coalesce_ms")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     INPUT_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_LIMIT_US_FIELD_NUMBER: _ClassVar[int]
     TENANT_ID_FIELD_NUMBER: _ClassVar[int]
+    COALESCE_MS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     model: str
     input: GenerationInput
     priority: _common_pb2.Priority
     compute_limit_us: int
     tenant_id: str
-    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., input: _Optional[_Union[GenerationInput, _Mapping]] = ..., priority: _Optional[_Union[_common_pb2.Priority, str]] = ..., compute_limit_us: _Optional[int] = ..., tenant_id: _Optional[str] = ...) -> None: ...
+    coalesce_ms: int
+    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., input: _Optional[_Union[GenerationInput, _Mapping]] = ..., priority: _Optional[_Union[_common_pb2.Priority, str]] = ..., compute_limit_us: _Optional[int] = ..., tenant_id: _Optional[str] = ..., coalesce_ms: _Optional[int] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
     __slots__ = ("delta", "completion")
