@@ -34,7 +34,7 @@ say() { printf '[%(%H:%M:%S)T] %s\n' -1 "$*"; }
 
 if [ ! -f "$bare" ]; then
     say "making a bare Debian 12 root"
-    mmdebstrap --quiet --variant=minbase --include="$packages" bookworm "$bare.part"
+    mmdebstrap --quiet --variant=minbase --format=tar --include="$packages" bookworm "$bare.part"
     mv "$bare.part" "$bare"
 fi
 
