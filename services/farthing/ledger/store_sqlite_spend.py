@@ -75,14 +75,21 @@ def run_query(connection: sqlite3.Connection, query: SpendQuery) -> SpendResult:
     lines = _read_lines(connection, query, sources, names, truncated)
     count = len(names)
     rows = tuple(
-        SpendRow(
-            _show_values(row[:count], query.group_by),
-            *row[count : count + len(_SUMS)],
-            cost_lines=sort_lines(lines.get(row[:count], ())),
+        _make_row(
+            _show_values(row[:count], query.group_by), row[count:], lines.get(row[:count])
         )
         for row in found[: query.row_limit]
     )
     return SpendResult(rows, total, truncated)
+
+
+def _make_row(
+    values: tuple[str, ...], sums: tuple[int, ...], lines: Sequence[LineSum] | None
+) -> SpendRow:
+    total, charges, inputs, outputs, waste, unpriced = sums
+    return SpendRow(
+        values, total, charges, inputs, outputs, waste, unpriced, sort_lines(lines or ())
+    )
 
 
 def _read_lines(

@@ -125,3 +125,6 @@ METRIC_INFERENCE_TOKENS: Final = "farthing_inference_tokens"
 METRIC_INFERENCE_COMPUTE: Final = "farthing_inference_compute_seconds"
 METRIC_INFERENCE_RUNNING: Final = "farthing_inference_running"
 METRIC_INFERENCE_QUEUED: Final = "farthing_inference_queued"
+METRIC_LEDGER_CHARGES: Final = "farthing_ledger_charges"  # by outcome
+METRIC_LEDGER_SPANS: Final = "farthing_ledger_spans"  # by outcome
+METRIC_LEDGER_SPANS_WAITING: Final = "farthing_ledger_spans_waiting"
