@@ -216,7 +216,7 @@ class ModelStore:
         done_bytes = 0
         records = []
         for path in artefact.files:
-            relative = "model.gguf" if artefact.format == "gguf" else artefact.relative(path)
+            relative = artefact.relative(path)
 
             def on_bytes(count: int, relative: str = relative) -> None:
                 nonlocal done_bytes
@@ -315,11 +315,11 @@ def _compare_card(
     artefact: Artefact, card: dict[str, Any], records: Sequence[FileRecord]
 ) -> None:
     """The card's own sha256 of each file, where it gives them, must hold."""
-    published = card.get("sha256")
-    if not isinstance(published, dict):
-        return
+    published = card.get("files")
+    published = published if isinstance(published, dict) else {}
     for path, record in zip(artefact.files, records, strict=True):
-        expected = published.get(artefact.relative(path))
+        entry = published.get(record.path)
+        expected = entry.get("sha256") if isinstance(entry, dict) else None
         if isinstance(expected, str) and expected.lower() != record.sha256:
             raise InvalidArgument(
                 f"{path.name} has sha256 {record.sha256[:12]}…, its model card says {expected[:12]}…; "

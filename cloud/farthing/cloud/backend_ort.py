@@ -1,0 +1,234 @@
+"""The engine's Backend over ONNX Runtime: a folder in Optimum's layout, one sequence, CUDA or CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from farthing.cloud.decoder import Decoder
+from farthing.cloud.runtime import Device, OpenedSession, open_session
+from farthing.cloud.tokenizer import ModelTokenizer
+from farthing.inference.backend import ChatMessage, Constraint, Logits
+from farthing.inference.chat_template import ChatTemplate
+from farthing.inference.core.card import parse_card
+from farthing.inference.model import Capability, ModelDescription
+from farthing.inference.store import StoredModel
+from farthing.inference.store.onnx_folder import find_graph, read_config, read_json
+from farthing.inference.store.onnx_signature import DecoderSignature, GraphValue, read_signature
+from farthing.kit.errors import FailedPrecondition, Unimplemented
+
+# A chunk takes a GPU a few milliseconds at either size; on a CPU the smaller one keeps steps short.
+CHUNK_TOKEN_COUNTS: dict[Device, int] = {"cpu": 128, "cuda": 512}
+
+
+@dataclass(frozen=True, slots=True)
+class OrtOptions:
+    """How to run a model. Zero: every core; the model's own context; the device's own chunk."""
+
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    thread_count: int = 0
+    context_length: int = 0
+    prefill_chunk_token_count: int = 0
+
+
+class OrtBackend:
+    """Implements Backend. No JSON constraint: the capability is absent, so routers do not ask for it."""
+
+    def __init__(self, stored: StoredModel, options: OrtOptions) -> None:
+        """Opens the model. FailedPrecondition, InvalidArgument or Unimplemented say what is wrong with it."""
+        if stored.format != "onnx":
+            raise FailedPrecondition(
+                f"{stored.name} is a {stored.format} model and the cloud tier serves ONNX; give it to the edge tier",
+                reason="MODEL_FORMAT_UNSUPPORTED",
+                metadata={"model": stored.name, "format": stored.format},
+            )
+        folder = stored.path
+        config = read_config(folder)
+        self._tokenizer = ModelTokenizer(folder / "tokenizer.json")
+        self._opened = open_session(
+            find_graph(folder), wish=options.device, thread_count=options.thread_count
+        )
+        signature = read_signature(
+            _values(self._opened.session.get_inputs()),
+            _values(self._opened.session.get_outputs()),
+            head_count=config.head_count,
+            head_dimension=config.head_dimension,
+        )
+        self._chunk_token_count = (
+            options.prefill_chunk_token_count or CHUNK_TOKEN_COUNTS[self._opened.device]
+        )
+        self._decoder = Decoder(self._opened, signature, self._chunk_token_count)
+        texts = (
+            read_json(folder, "tokenizer_config.json")
+            if (folder / "tokenizer_config.json").is_file()
+            else {}
+        )
+        self._template = _chat_template(folder, texts)
+        eos_ids = frozenset(config.eos_ids or self._eos_fallback(texts))
+        if not eos_ids:
+            raise FailedPrecondition(
+                f"{folder} names no end token; set eos_token_id in generation_config.json",
+                reason="MODEL_INCOMPLETE",
+                metadata={"path": str(folder)},
+            )
+        self._model = _describe(
+            stored,
+            signature,
+            context_length=min(
+                filter(None, (config.context_length, options.context_length)), default=0
+            ),
+            vocab_size=signature.vocab_size or config.vocab_size or self._tokenizer.vocab_size,
+            bos_ids=self._tokenizer.bos_ids,
+            eos_ids=eos_ids,
+            takes_messages=self._template is not None,
+        )
+
+    @property
+    def model(self) -> ModelDescription:
+        """See Backend."""
+        return self._model
+
+    @property
+    def opened(self) -> OpenedSession:
+        """The session and the device it runs on."""
+        return self._opened
+
+    @property
+    def prefill_chunk_token_count(self) -> int:
+        """See Backend."""
+        return self._chunk_token_count
+
+    @property
+    def special_texts(self) -> frozenset[str]:
+        """See Backend."""
+        return self._tokenizer.special_texts
+
+    def tokenize(self, text: str, *, special: bool) -> list[int]:
+        """See Backend."""
+        return self._tokenizer.encode(text, special=special)
+
+    def token_bytes(self, token: int) -> bytes:
+        """See Backend."""
+        return self._tokenizer.token_bytes(token)
+
+    def render_chat(self, messages: Sequence[ChatMessage]) -> str:
+        """See Backend."""
+        if self._template is None:
+            raise Unimplemented(
+                f"{self._model.name} has no chat template; send a prompt instead of messages",
+                reason="CHAT_UNSUPPORTED",
+                metadata={"model": self._model.name},
+            )
+        return self._template.render(messages)
+
+    def constrain(self, json_schema: str) -> Constraint:
+        """Always Unimplemented: this engine has no grammar."""
+        raise Unimplemented(
+            f"{self._model.name} runs on an engine without JSON schemas; choose a model with that capability",
+            reason="JSON_SCHEMA_UNSUPPORTED",
+            metadata={"model": self._model.name},
+        )
+
+    def rewind(self, token_count: int) -> int:
+        """See Backend."""
+        return self._decoder.rewind(token_count)
+
+    def prefill(self, tokens: Sequence[int]) -> Logits:
+        """See Backend."""
+        return self._decoder.step(tokens)
+
+    def decode(self, token: int) -> Logits:
+        """See Backend."""
+        return self._decoder.step((token,))
+
+    def interrupt(self) -> None:
+        """See Backend."""
+        self._decoder.interrupt()
+
+    def close(self) -> None:
+        """See Backend."""
+        self._decoder.close()
+        self._opened = replace(self._opened, session=None)
+
+    def _eos_fallback(self, texts: dict[str, Any]) -> list[int]:
+        token = self._tokenizer.find(_token_text(texts.get("eos_token")))
+        return [] if token is None else [token]
+
+
+def _values(items: Sequence[Any]) -> list[GraphValue]:
+    return [
+        GraphValue(v.name, tuple(d if isinstance(d, int) else None for d in v.shape), v.type)
+        for v in items
+    ]
+
+
+def _describe(
+    stored: StoredModel,
+    signature: DecoderSignature,
+    *,
+    context_length: int,
+    vocab_size: int,
+    bos_ids: tuple[int, ...],
+    eos_ids: frozenset[int],
+    takes_messages: bool,
+) -> ModelDescription:
+    artefact_name = find_graph(stored.path).relative_to(stored.path).as_posix()
+    card = parse_card(stored.card, artefact_name)
+    parameter_count = stored.card.get("params_count", 0)
+    computed_in = {"float32": "fp32", "float16": "fp16"}[signature.cache[0].dtype]
+    if not context_length:
+        raise FailedPrecondition(
+            f"{stored.name} does not say its context length; set FARTHING_CLOUD_CONTEXT",
+            reason="MODEL_INCOMPLETE",
+            metadata={"model": stored.name},
+        )
+    chat = {Capability.CHAT} if takes_messages else set()
+    return ModelDescription(
+        name=stored.name,
+        digest=stored.digest,
+        format="onnx",
+        quantization=_declared_dtype(stored.card, artefact_name) or computed_in,
+        parameter_count=parameter_count if isinstance(parameter_count, int) else 0,
+        context_length=context_length,
+        vocab_size=vocab_size,
+        bos_ids=bos_ids,
+        eos_ids=eos_ids,
+        capabilities=frozenset({Capability.LOGPROBS} | chat),
+        qualities=card.qualities,
+        bytes_per_token=card.bytes_per_token,
+    )
+
+
+def _declared_dtype(card: dict[str, Any], artefact_name: str) -> str:
+    """What the card says of this graph's weights; the graph itself tells only what it computes in."""
+    artefacts = card.get("artefacts")
+    for entry in artefacts.values() if isinstance(artefacts, dict) else ():
+        if isinstance(entry, dict) and entry.get("path") == artefact_name:
+            return str(entry.get("dtype", ""))
+    return "" if artefacts else str(card.get("quantization", ""))
+
+
+def _chat_template(folder: Path, texts: dict[str, Any]) -> ChatTemplate | None:
+    beside = folder / "chat_template.jinja"
+    source: object = texts.get("chat_template")
+    if beside.is_file():
+        source = beside.read_text(encoding="utf-8")
+    elif isinstance(source, list):
+        named = {str(t.get("name")): t.get("template") for t in source if isinstance(t, dict)}
+        source = named.get("default")
+    if not isinstance(source, str) or not source:
+        return None
+    return ChatTemplate(
+        source,
+        bos_text=_token_text(texts.get("bos_token")),
+        eos_text=_token_text(texts.get("eos_token")),
+    )
+
+
+def _token_text(value: object) -> str:
+    """Written as a text, or as an object with its `content`."""
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) else ""

@@ -1,0 +1,112 @@
+"""GGUF headers: what they say is read, what they promise is checked against the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.support.plain_gguf import write_gguf
+
+from farthing.inference.store.gguf import (
+    ARCHITECTURES,
+    FILE_TYPES,
+    TENSOR_TYPES,
+    check_gguf,
+    read_header,
+)
+from farthing.kit.errors import FarthingError, InvalidArgument, Unimplemented
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_gguf(tmp_path_factory.mktemp("gguf") / "small.gguf")
+
+
+def test_facts_come_from_the_file_itself(model: Path) -> None:
+    facts = check_gguf(model)
+    assert facts.architecture == "llama"
+    assert facts.context_length == 512
+    assert facts.vocab_size == 3
+    assert facts.parameter_count == 64 * 32 + 32
+    assert facts.quantization == "Q8_0"
+    assert facts.title == "Small"
+
+
+def test_tensor_extents_agree_with_the_writers_own_reader(model: Path) -> None:
+    theirs = {
+        t.name: (int(t.data_offset), int(t.n_bytes)) for t in gguf.GGUFReader(model).tensors
+    }
+    ours = {t.name: (t.offset_bytes, t.size_bytes) for t in read_header(model).tensors}
+    assert ours == theirs
+
+
+def test_the_tables_agree_with_the_gguf_package() -> None:
+    for number, (name, values, size) in TENSOR_TYPES.items():
+        kind = gguf.GGMLQuantizationType(number)
+        assert (kind.name, gguf.GGML_QUANT_SIZES[kind]) == (name, (values, size))
+    for number, name in FILE_TYPES.items():
+        assert name in gguf.LlamaFileType(number).name
+    assert ARCHITECTURES <= set(gguf.MODEL_ARCH_NAMES.values())
+
+
+@settings(max_examples=60, deadline=None)
+@given(share=st.floats(0, 1, exclude_max=True))
+def test_a_file_cut_anywhere_is_refused_as_truncated(
+    share: float, model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    whole = model.read_bytes()
+    cut = tmp_path_factory.mktemp("cut") / "cut.gguf"
+    cut.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(InvalidArgument, match=r"truncated|magic"):
+        check_gguf(cut)
+
+
+@settings(max_examples=150, deadline=None)
+@given(place=st.integers(0, 400), value=st.integers(0, 255))
+def test_a_damaged_header_never_raises_anything_but_our_errors(
+    place: int, value: int, model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    data = bytearray(model.read_bytes())
+    data[place] = value
+    damaged = tmp_path_factory.mktemp("damaged") / "damaged.gguf"
+    damaged.write_bytes(data)
+    try:
+        check_gguf(damaged)
+    except FarthingError as error:
+        assert error.message
+
+
+def test_something_else_with_the_ending_gguf_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "page.gguf"
+    path.write_text("<html>not found</html>")
+    with pytest.raises(InvalidArgument, match="magic"):
+        check_gguf(path)
+
+
+def test_an_encoder_is_refused_by_its_architecture(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "bert.gguf", architecture="bert")
+    with pytest.raises(Unimplemented, match="'bert'") as caught:
+        check_gguf(path)
+    assert caught.value.reason == "MODEL_ARCHITECTURE_UNSUPPORTED"
+
+
+def test_one_part_of_a_split_model_is_refused_with_the_fix(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "part.gguf", split_count=3)
+    with pytest.raises(Unimplemented, match="merge"):
+        check_gguf(path)
+
+
+def test_a_file_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "bare.gguf", tokens=())
+    with pytest.raises(InvalidArgument, match="no tokenizer"):
+        check_gguf(path)
+
+
+def test_without_a_file_type_the_weights_decide_the_quantization(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "untyped.gguf", file_type=None)
+    assert check_gguf(path).quantization == "Q8_0"
+    assert np.isclose(read_header(path).metadata["general.alignment"], 32)
