@@ -1,0 +1,1 @@
+"""The rules of quota as pure values and functions: what time it is and which ids are new, they are told."""
