@@ -92,7 +92,8 @@ def main() -> None:
                     *(resolver.parent / "uv", "pip", "compile", "--quiet", "--universal"),
                     *("--python-version", "3.11", "--generate-hashes", "--no-annotate"),
                     *("--no-emit-index-url", "--no-header", "--upgrade", *narrow),
-                    *(*read_index_arguments(resolver), "-o", target, source),
+                    *read_index_arguments(resolver),
+                    *("-o", target, source),
                 ],
                 "loosen the requirement it names in pyproject.toml, or check the package index",
             )
