@@ -55,5 +55,5 @@ def install_project(python: Path) -> None:
             *(python, "-m", "pip", "install", "--disable-pip-version-check", "--no-deps"),
             *("--no-build-isolation", "--editable", ROOT),
         ],
-        PIP_REMEDY,
+        "see the build's message above; pyproject.toml and the files it names must be whole",
     )

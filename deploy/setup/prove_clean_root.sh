@@ -4,7 +4,7 @@
 # usage: prove_clean_root.sh [-k] [-c CACHE] [WORK] [COMMAND…]     (root; needs mmdebstrap)
 #   WORK     where the root is made (default build/clean-root); the bare root is kept as an archive for next time
 #   COMMAND  what to run in the clone (default: make setup)
-#   -k       keep the used root and clone for the next call, instead of starting from the bare archive
+#   -k       go on in the root of the last call, its clone brought up to date, instead of starting from the bare archive
 #   -c       give the root this shared cache folder (default: none, so everything is downloaded and compiled)
 #
 # The root gets this machine's resolver, certificates and the apt, pip and npm configuration, because they are
@@ -52,8 +52,10 @@ if [ "$keep" = no ] || [ ! -d "$root/clone" ]; then
     mkdir "$root"
     tar -C "$root" -xf "$bare"
     git clone -q "$repository" "$root/clone"
-    say "clone of $(git -C "$root/clone" log -1 --format='%h %s')"
+else
+    git -C "$root/clone" pull -q --ff-only "$repository" HEAD
 fi
+say "clone of $(git -C "$root/clone" log -1 --format='%h %s')"
 
 for file in /etc/resolv.conf /etc/hosts /etc/pip.conf /etc/npmrc /etc/ssl/certs/ca-certificates.crt "$HOME/.config/pip/pip.conf" "$HOME/.npmrc"; do
     if [ -f "$file" ]; then
