@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from farthing.cloud.decoder import Decoder
+from farthing.cloud.plan import LoadPlan
 from farthing.cloud.runtime import Device, OpenedSession, open_session
 from farthing.cloud.tokenizer import ModelTokenizer
 from farthing.inference.backend import ChatMessage, Constraint, Logits
 from farthing.inference.chat_template import ChatTemplate
 from farthing.inference.core.card import parse_card
 from farthing.inference.model import Capability, ModelDescription
-from farthing.inference.store import StoredModel
-from farthing.inference.store.onnx_folder import find_graph, read_config, read_json
+from farthing.inference.store.onnx_folder import find_graph, folder_of, read_config, read_json
 from farthing.inference.store.onnx_signature import DecoderSignature, GraphValue, read_signature
 from farthing.kit.errors import FailedPrecondition, Unimplemented
 
@@ -23,33 +23,16 @@ from farthing.kit.errors import FailedPrecondition, Unimplemented
 CHUNK_TOKEN_COUNTS: dict[Device, int] = {"cpu": 128, "cuda": 512}
 
 
-@dataclass(frozen=True, slots=True)
-class OrtOptions:
-    """How to run a model. Zero: every core; the model's own context; the device's own chunk."""
-
-    device: Literal["auto", "cuda", "cpu"] = "auto"
-    thread_count: int = 0
-    context_length: int = 0
-    prefill_chunk_token_count: int = 0
-
-
 class OrtBackend:
     """Implements Backend. No JSON constraint: the capability is absent, so routers do not ask for it."""
 
-    def __init__(self, stored: StoredModel, options: OrtOptions) -> None:
+    def __init__(self, plan: LoadPlan) -> None:
         """Opens the model. FailedPrecondition, InvalidArgument or Unimplemented say what is wrong with it."""
-        if stored.format != "onnx":
-            raise FailedPrecondition(
-                f"{stored.name} is a {stored.format} model and the cloud tier serves ONNX; give it to the edge tier",
-                reason="MODEL_FORMAT_UNSUPPORTED",
-                metadata={"model": stored.name, "format": stored.format},
-            )
-        folder = stored.path
+        graph = find_graph(plan.path)
+        folder = folder_of(graph)
         config = read_config(folder)
         self._tokenizer = ModelTokenizer(folder / "tokenizer.json")
-        self._opened = open_session(
-            find_graph(folder), wish=options.device, thread_count=options.thread_count
-        )
+        self._opened = open_session(graph, wish=plan.device, thread_count=plan.thread_count)
         signature = read_signature(
             _values(self._opened.session.get_inputs()),
             _values(self._opened.session.get_outputs()),
@@ -57,7 +40,7 @@ class OrtBackend:
             head_dimension=config.head_dimension,
         )
         self._chunk_token_count = (
-            options.prefill_chunk_token_count or CHUNK_TOKEN_COUNTS[self._opened.device]
+            plan.prefill_chunk_token_count or CHUNK_TOKEN_COUNTS[self._opened.device]
         )
         self._decoder = Decoder(self._opened, signature, self._chunk_token_count)
         texts = (
@@ -74,10 +57,11 @@ class OrtBackend:
                 metadata={"path": str(folder)},
             )
         self._model = _describe(
-            stored,
+            plan,
+            graph.relative_to(folder).as_posix(),
             signature,
             context_length=min(
-                filter(None, (config.context_length, options.context_length)), default=0
+                filter(None, (config.context_length, plan.context_length)), default=0
             ),
             vocab_size=signature.vocab_size or config.vocab_size or self._tokenizer.vocab_size,
             bos_ids=self._tokenizer.bos_ids,
@@ -165,7 +149,8 @@ def _values(items: Sequence[Any]) -> list[GraphValue]:
 
 
 def _describe(
-    stored: StoredModel,
+    plan: LoadPlan,
+    graph_name: str,
     signature: DecoderSignature,
     *,
     context_length: int,
@@ -174,22 +159,21 @@ def _describe(
     eos_ids: frozenset[int],
     takes_messages: bool,
 ) -> ModelDescription:
-    artefact_name = find_graph(stored.path).relative_to(stored.path).as_posix()
-    card = parse_card(stored.card, artefact_name)
-    parameter_count = stored.card.get("params_count", 0)
+    card = parse_card(plan.card, graph_name)
+    parameter_count = plan.card.get("params_count", 0)
     computed_in = {"float32": "fp32", "float16": "fp16"}[signature.cache[0].dtype]
     if not context_length:
         raise FailedPrecondition(
-            f"{stored.name} does not say its context length; set FARTHING_CLOUD_CONTEXT",
+            f"{plan.name} does not say its context length; set FARTHING_CLOUD_CONTEXT",
             reason="MODEL_INCOMPLETE",
-            metadata={"model": stored.name},
+            metadata={"model": plan.name},
         )
     chat = {Capability.CHAT} if takes_messages else set()
     return ModelDescription(
-        name=stored.name,
-        digest=stored.digest,
+        name=plan.name,
+        digest=plan.digest,
         format="onnx",
-        quantization=_declared_dtype(stored.card, artefact_name) or computed_in,
+        quantization=_declared_dtype(plan.card, graph_name) or computed_in,
         parameter_count=parameter_count if isinstance(parameter_count, int) else 0,
         context_length=context_length,
         vocab_size=vocab_size,
@@ -201,11 +185,11 @@ def _describe(
     )
 
 
-def _declared_dtype(card: dict[str, Any], artefact_name: str) -> str:
+def _declared_dtype(card: dict[str, Any], graph_name: str) -> str:
     """What the card says of this graph's weights; the graph itself tells only what it computes in."""
     artefacts = card.get("artefacts")
     for entry in artefacts.values() if isinstance(artefacts, dict) else ():
-        if isinstance(entry, dict) and entry.get("path") == artefact_name:
+        if isinstance(entry, dict) and entry.get("path") == graph_name:
             return str(entry.get("dtype", ""))
     return "" if artefacts else str(card.get("quantization", ""))
 

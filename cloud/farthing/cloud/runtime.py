@@ -65,7 +65,7 @@ def open_session(
         if wish == "cuda":
             raise FailedPrecondition(
                 f"a GPU is required and CUDA does not work here: {why_not}; install an NVIDIA driver and CUDA 13 "
-                "libraries, or unset FARTHING_CLOUD_REQUIRE_GPU",
+                "libraries, or allow the CPU (FARTHING_CLOUD_REQUIRE_GPU, FARTHING_CLOUD_DEVICE)",
                 reason="GPU_REQUIRED",
                 metadata={"finding": why_not},
             )
@@ -85,13 +85,19 @@ def open_session(
 
 def _session_options(runtime: Any, thread_count: int) -> Any:
     options = runtime.SessionOptions()
-    options.intra_op_num_threads = thread_count or len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = thread_count or _usable_core_count()
     options.inter_op_num_threads = 1
     # Threads that spin while they wait starve whatever else runs on the machine: measured, see docs/performance.md.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     options.log_severity_level = _SILENT
     return options
+
+
+def _usable_core_count() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _try_cuda(runtime: Any, graph: Path, options: Any) -> tuple[Any, str]:

@@ -11,12 +11,7 @@ from farthing.inference.store.facts import ModelFacts, ModelFormat
 from farthing.inference.store.files import FileRecord, hash_file
 from farthing.inference.store.gguf import check_gguf
 from farthing.inference.store.onnx_check import check_onnx
-from farthing.inference.store.onnx_folder import (
-    WEIGHT_SUFFIXES,
-    find_graph,
-    folder_of,
-    model_files,
-)
+from farthing.inference.store.onnx_folder import find_graph, folder_of, model_files
 from farthing.kit.errors import InvalidArgument, NotFound
 
 CARD_NAME = "model.json"
@@ -24,7 +19,10 @@ CARD_NAME = "model.json"
 
 @dataclass(frozen=True, slots=True)
 class Artefact:
-    """A model on disk: `folder` holds `files`; `main` is what an engine opens: the GGUF file or the folder."""
+    """A model on disk: `folder` holds `files`; `main` is what an engine opens.
+
+    That is the GGUF file, the ONNX model's folder, or the graph when the source named one.
+    """
 
     format: ModelFormat
     folder: Path
@@ -82,7 +80,8 @@ def find_artefact(source: Path) -> Artefact:
         )
     graph = find_graph(source)
     folder = folder_of(graph)
-    return Artefact("onnx", folder, folder, tuple(model_files(folder, graph)))
+    main = graph if source.is_file() else folder
+    return Artefact("onnx", folder, main, tuple(model_files(folder, graph)))
 
 
 def read_card(artefact: Artefact) -> dict[str, Any]:
@@ -100,6 +99,3 @@ def read_card(artefact: Artefact) -> dict[str, Any]:
             metadata={"path": str(path)},
         ) from None
     return card if isinstance(card, dict) else {}
-
-
-__all__ = ["CARD_NAME", "WEIGHT_SUFFIXES", "Artefact", "find_artefact", "read_card"]

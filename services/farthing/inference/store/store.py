@@ -34,7 +34,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class StoredModel:
-    """A model an engine can open: `path` is the GGUF file, or the folder of an ONNX model.
+    """A model an engine can open: `path` is the GGUF file, or an ONNX model's folder or graph.
 
     `card` is the model card as far as there is one; `source` where the model came from.
     """
@@ -293,7 +293,7 @@ def _ignore(progress: AddProgress) -> None:
 
 
 def _plain_title(artefact: Artefact) -> str:
-    return artefact.main.stem if artefact.format == "gguf" else artefact.main.name
+    return artefact.main.stem if artefact.format == "gguf" else artefact.folder.name
 
 
 def _slug(text: str) -> str:
