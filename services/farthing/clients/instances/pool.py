@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from farthing.api.inference.v1 import inference_pb2
 from farthing.clients.instances.member import Member
 from farthing.clients.instances.view import InstanceState, InstanceView
 from farthing.kit.clock import Clock
@@ -56,6 +57,20 @@ class InstancePool:
         """Every instance at this moment."""
         now = self._clock.monotonic()
         return tuple(member.view(now) for member in self._members.values())
+
+    def list_models(self) -> Iterator[tuple[str, inference_pb2.ModelInfo]]:
+        """(region, model) of every instance that answers now."""
+        now = self._clock.monotonic()
+        for member in self._members.values():
+            view = member.view(now)
+            if view.state in (InstanceState.READY, InstanceState.SUSPECT):
+                for info in member.models.values():
+                    yield view.region, info
+
+    def load_of(self, instance_id: str) -> inference_pb2.LoadReport:
+        """The last load report of an instance; an empty one before the first."""
+        member = self._members.get(instance_id)
+        return member.load if member else inference_pb2.LoadReport()
 
     def age_ms(self) -> int:
         """Age of the newest good answer of discovery, -1 before any."""

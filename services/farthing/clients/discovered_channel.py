@@ -1,0 +1,151 @@
+"""A channel to "the quota service" rather than to an address: each call goes to an instance that discovery knows."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import grpc
+
+from farthing.kit.discovery import Instance, ServiceWatch
+from farthing.kit.errors import Unavailable
+from farthing.kit.rpc.channel import open_channel
+from farthing.kit.rpc.tls import TlsFiles
+
+_GRACE_S = 30.0
+
+
+class DiscoveredChannel(grpc.aio.Channel):
+    """Unary calls only. Prefers instances of its own region that are not suspect; of two at random the one with fewer
+    calls in flight (power of two choices). Stubs are made on it as on any channel.
+    """
+
+    def __init__(
+        self, watch: ServiceWatch, *, region: str, tls: TlsFiles | None = None
+    ) -> None:
+        self._watch, self._region, self._tls = watch, region, tls
+        self._targets: dict[str, _Target] = {}
+        self._choices: list[_Target] = []
+        self._closing: set[asyncio.Task[None]] = set()
+        self._unsubscribe = watch.subscribe(self._follow)
+        self._follow(watch.instances)
+
+    def pick(self) -> _Target:
+        """The instance for the next call. Unavailable when none is known."""
+        choices = self._choices
+        if len(choices) == 1:
+            return choices[0]
+        if not choices:
+            raise Unavailable(
+                f"no {self._watch.service} service is known; start one or wait for discovery",
+                reason="SERVICE_UNKNOWN",
+                metadata={"service": self._watch.service},
+                retry_after_ms=1000,
+            )
+        first, second = random.sample(choices, 2)
+        return first if first.in_flight <= second.in_flight else second
+
+    def unary_unary(  # type: ignore[override]
+        self,
+        method: str,
+        request_serializer: Callable[[Any], bytes] | None = None,
+        response_deserializer: Callable[[bytes], Any] | None = None,
+        _registered_method: bool | None = False,
+    ) -> _Method:
+        """See grpc.aio.Channel."""
+        return _Method(self, (method, request_serializer, response_deserializer))
+
+    def unary_stream(self, *args: Any, **kwargs: Any) -> Any:
+        """A stream belongs to one instance; open a channel to it. Stubs may ask for it, calls may not."""
+        return _refuse_stream
+
+    stream_unary = stream_stream = unary_stream
+
+    async def close(self, grace: float | None = None) -> None:
+        """Close every connection."""
+        self._unsubscribe()
+        targets, self._targets, self._choices = list(self._targets.values()), {}, []
+        await asyncio.gather(
+            *(target.channel.close(grace) for target in targets), *self._closing
+        )
+
+    async def __aenter__(self) -> DiscoveredChannel:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
+        """READY when an instance is known."""
+        ready = bool(self._choices)
+        return grpc.ChannelConnectivity.READY if ready else grpc.ChannelConnectivity.IDLE
+
+    async def wait_for_state_change(
+        self, last_observed_state: grpc.ChannelConnectivity
+    ) -> None:
+        """Return when the set of instances changes."""
+        await self._watch.changed()
+
+    async def channel_ready(self) -> None:
+        """Return when an instance is known."""
+        while not self._choices:
+            await self._watch.changed()
+
+    def _follow(self, instances: Mapping[str, Instance]) -> None:
+        addresses = {instance.address for instance in instances.values()}
+        for address in addresses - self._targets.keys():
+            self._targets[address] = _Target(open_channel(address, tls=self._tls))
+        for address in self._targets.keys() - addresses:
+            task = asyncio.ensure_future(self._targets.pop(address).channel.close(_GRACE_S))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+        ranks = {
+            instance.address: (instance.suspect, instance.region != self._region)
+            for instance in instances.values()
+        }
+        best = min(ranks.values(), default=(True, True))
+        self._choices = [
+            self._targets[address] for address in sorted(ranks) if ranks[address] == best
+        ]
+
+
+class _Target:
+    """One instance: its channel, its methods as made once, its calls in flight."""
+
+    __slots__ = ("channel", "in_flight", "methods")
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.channel = channel
+        self.in_flight = 0
+        self.methods: dict[str, Any] = {}
+
+    def done(self, call: object) -> None:
+        self.in_flight -= 1
+
+
+class _Method:
+    """One rpc of a stub; picks the instance when called."""
+
+    __slots__ = ("_owner", "_spec")
+
+    def __init__(self, owner: DiscoveredChannel, spec: tuple[str, Any, Any]) -> None:
+        self._owner, self._spec = owner, spec
+
+    def __call__(self, request: Any, **options: Any) -> Any:
+        target = self._owner.pick()
+        name = self._spec[0]
+        method = target.methods.get(name)
+        if method is None:
+            method = target.methods[name] = target.channel.unary_unary(
+                *self._spec, _registered_method=True
+            )
+        call = method(request, **options)
+        target.in_flight += 1
+        call.add_done_callback(target.done)
+        return call
+
+
+def _refuse_stream(*args: Any, **kwargs: Any) -> Any:
+    raise TypeError("a discovered channel carries unary calls only")

@@ -1,0 +1,40 @@
+"""Charges on their way to the ledger: through the outbox, in batches, until the ledger has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import grpc
+
+from farthing.api.ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from farthing.clients.outbox import Entry, Outbox
+from farthing.kit.rpc.channel import decode_error
+
+CHARGE_KIND = "charge"
+_TIMEOUT_S = 10.0
+_FINAL = {
+    ledger_pb2.RECORD_OUTCOME_CONFLICT: "recorded before with other content",
+    ledger_pb2.RECORD_OUTCOME_INVALID: "lines and total disagree, or a required field is empty",
+}
+
+
+class ChargeSender:
+    """Delivers outbox entries of kind "charge" to the ledger behind `channel`, those of an earlier process too."""
+
+    def __init__(self, channel: grpc.aio.Channel, outbox: Outbox) -> None:
+        self._stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+        outbox.attach(CHARGE_KIND, self._deliver)
+
+    async def _deliver(self, entries: Sequence[Entry]) -> Mapping[str, str]:
+        charges = [ledger_pb2.Charge.FromString(entry.payload) for entry in entries]
+        try:
+            response = await self._stub.RecordCharges(
+                ledger_pb2.RecordChargesRequest(charges=charges), timeout=_TIMEOUT_S
+            )
+        except grpc.aio.AioRpcError as error:
+            raise decode_error(error) from error
+        return {
+            charge.charge_id: _FINAL[outcome]
+            for charge, outcome in zip(charges, response.outcomes, strict=True)
+            if outcome in _FINAL
+        }

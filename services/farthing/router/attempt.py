@@ -1,0 +1,164 @@
+"""One call to one engine: the request it gets, the deltas it gives, and what it used if it does not say so itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+
+import grpc
+
+from farthing.api.common.v1 import common_pb2
+from farthing.api.inference.v1 import inference_pb2
+from farthing.clients.instances.pool import InstancePool
+from farthing.kit import errors
+from farthing.kit.ids import new_id
+from farthing.kit.money import NanoUsd
+from farthing.kit.rpc.channel import decode_error, outgoing_metadata
+from farthing.kit.telemetry.spans import Span
+from farthing.pricing import Usage
+from farthing.pricing.wire import decode_usage
+from farthing.router.core.candidate import Candidate
+from farthing.router.core.estimate import compute_limit_us
+from farthing.router.validation import CheckedRequest
+
+# Another instance may do better after these; after any other error it would not.
+_ELSEWHERE = (
+    errors.Unavailable,
+    errors.Internal,
+    errors.ResourceExhausted,
+    errors.Unimplemented,
+    errors.Cancelled,
+    errors.Aborted,
+)
+# And these are the instance's own fault, so they count against it.
+_OWN_FAULT = (errors.Unavailable, errors.Internal, errors.Cancelled)
+_CONTEXT_REASON = "CONTEXT_LENGTH"
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One attempt's outcome as it unfolds. `usage` is the engine's own report, or an estimate when it gave none."""
+
+    candidate: Candidate
+    span: Span
+    hold_nano_usd: int
+    charge_id: str = field(default_factory=lambda: new_id("charge"))
+    started: float = field(default_factory=time.monotonic)
+    first_token_s: float = 0.0
+    token_count: int = 0
+    response_bytes: int = 0
+    completion: inference_pb2.Completion | None = None
+    error: errors.FarthingError | None = None
+    charged_nano_usd: NanoUsd = NanoUsd(0)
+
+    @property
+    def may_go_elsewhere(self) -> bool:
+        """Whether another instance should try: nothing was sent yet and the error is not the request's."""
+        if self.token_count or self.response_bytes or self.error is None:
+            return False
+        return isinstance(self.error, _ELSEWHERE) or self.error.reason == _CONTEXT_REASON
+
+    def usage(self, checked: CheckedRequest) -> tuple[Usage, bool]:
+        """What was used, and whether that is an estimate.
+
+        An engine that vanished or was cancelled reports nothing: then the tokens that arrived count, and the time since
+        the call as device time, up to the limit it was given. Nothing arrived: nothing is charged.
+        """
+        if self.completion is not None:
+            return decode_usage(self.completion.usage), False
+        if not self.token_count:
+            return Usage(), True
+        elapsed_us = round((time.monotonic() - self.started) * 1e6)
+        first_us = round(self.first_token_s * 1e6)
+        return (
+            Usage(
+                input_token_count=self.candidate.input_token_count,
+                output_token_count=self.token_count,
+                prefill_us=first_us,
+                decode_us=max(0, elapsed_us - first_us),
+                compute_us=elapsed_us,
+                request_bytes=checked.features.input_bytes,
+                response_bytes=self.response_bytes,
+            ),
+            True,
+        )
+
+
+async def run_attempt(
+    attempt: Attempt,
+    pool: InstancePool,
+    checked: CheckedRequest,
+    *,
+    tenant_id: str,
+    timeout_s: float,
+    stream: bool,
+    coalesce_ms: int,
+) -> AsyncGenerator[inference_pb2.Delta]:
+    """Yield deltas; afterwards `attempt` holds completion or error. Raises only what is not the engine's doing."""
+    candidate = attempt.candidate
+    request = inference_pb2.GenerateRequest(
+        request_id=checked.request_id,
+        model=candidate.model.name,
+        input=checked.input,
+        priority=checked.priority,
+        compute_limit_us=compute_limit_us(candidate, attempt.hold_nano_usd),
+        tenant_id=tenant_id,
+        coalesce_ms=coalesce_ms,
+    )
+    metadata = outgoing_metadata(attempt.span.context)
+    try:
+        with pool.lease(candidate.instance.instance_id) as lease:
+            try:
+                if stream:
+                    call = lease.stub.Generate(request, timeout=timeout_s, metadata=metadata)
+                    async for event in call:
+                        if event.HasField("delta"):
+                            _note(attempt, event.delta)
+                            yield event.delta
+                        else:
+                            attempt.completion = event.completion
+                else:
+                    answer = await lease.stub.Complete(
+                        inference_pb2.CompleteRequest(request=request),
+                        timeout=timeout_s,
+                        metadata=metadata,
+                    )
+                    delta = inference_pb2.Delta(
+                        text=answer.text,
+                        token_count=answer.completion.usage.output_token_count,
+                        logprobs=answer.logprobs,
+                    )
+                    _note(attempt, delta)
+                    attempt.completion = answer.completion
+                    yield delta
+            except grpc.aio.AioRpcError as error:
+                attempt.error = decode_error(error)
+                if isinstance(attempt.error, _OWN_FAULT):
+                    lease.failed()
+            else:
+                if attempt.completion is None:
+                    attempt.error = errors.Internal(
+                        "the engine's stream ended without a completion", reason="STREAM_CUT"
+                    )
+                    lease.failed()
+                else:
+                    lease.succeeded()
+    except errors.Unavailable as error:  # the instance left between decision and call
+        attempt.error = error
+
+
+def finish_reason_of(attempt: Attempt) -> common_pb2.FinishReason:
+    """Why the attempt ended, as its charge says."""
+    if attempt.completion is not None:
+        return attempt.completion.finish_reason
+    if attempt.error is not None:
+        return common_pb2.FINISH_REASON_ERROR
+    return common_pb2.FINISH_REASON_CANCELLED
+
+
+def _note(attempt: Attempt, delta: inference_pb2.Delta) -> None:
+    if not attempt.first_token_s:
+        attempt.first_token_s = time.monotonic() - attempt.started
+    attempt.token_count += delta.token_count
+    attempt.response_bytes += len(delta.text.encode())

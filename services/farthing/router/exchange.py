@@ -1,0 +1,322 @@
+"""One request from hold to settlement: attempts, charges, and a hold that is always settled at their sum."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+from types import TracebackType
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from farthing.api.cache.v1 import cache_pb2
+from farthing.api.common.v1 import common_pb2
+from farthing.api.inference.v1 import inference_pb2
+from farthing.api.ledger.v1 import ledger_pb2
+from farthing.api.router.v1 import router_pb2
+from farthing.clients.cache import CacheHit
+from farthing.clients.instances.pool import InstancePool
+from farthing.clients.quota import Principal, QuotaClient, Reserved
+from farthing.kit.errors import FarthingError
+from farthing.kit.ids import new_id
+from farthing.kit.rpc.context import CallContext
+from farthing.kit.telemetry import names
+from farthing.kit.telemetry.spans import Span, SpanRecorder
+from farthing.pricing import CostLine, PriceBook, Usage, price_cache_hit, price_usage, sum_lines
+from farthing.pricing.lines import merge_lines
+from farthing.pricing.wire import encode_line, encode_usage
+from farthing.router.attempt import Attempt, finish_reason_of, run_attempt
+from farthing.router.core.decide import Decision
+from farthing.router.describe import describe_attempt, describe_decision
+from farthing.router.settling import Account, Biller, Work, new_charge_id, sum_charges
+from farthing.router.validation import CheckedRequest
+from farthing.router.wire import TIER, encode_cache_decision, encode_decision
+
+_OUTCOME = {
+    "local": router_pb2.CACHE_OUTCOME_HIT_LOCAL,
+    "shared": router_pb2.CACHE_OUTCOME_HIT_SHARED,
+}
+
+
+class Exchange:
+    """Use as a context manager: leaving it, however, settles the hold at the sum of the charges made."""
+
+    def __init__(
+        self,
+        checked: CheckedRequest,
+        call: CallContext,
+        hold_id: str,
+        grant: Reserved,
+        *,
+        biller: Biller,
+        quota: QuotaClient,
+        recorder: SpanRecorder,
+        region: str,
+    ) -> None:
+        self.checked, self._call, self._hold_id, self._grant = checked, call, hold_id, grant
+        self._biller, self._quota, self._recorder = biller, quota, recorder
+        self._region, self._settled, self._model_digest = region, False, ""
+        self._decision_id = new_id("decision")
+        self._started = time.monotonic()
+        self._charges: list[ledger_pb2.Charge] = []
+        self._lines: list[CostLine] = []
+        self._usage = Usage()
+        self._texts: list[str] = []
+        self._logprobs: list[inference_pb2.TokenLogprob] = []
+        self._attempt: Attempt | None = None
+        self._attempt_count = 0
+        self._price_version = ""
+        self._cache_outcome = router_pb2.CACHE_OUTCOME_UNSPECIFIED
+        self._first_token_s = 0.0
+        self._finish_reason = common_pb2.FINISH_REASON_UNSPECIFIED
+        self.last_error: FarthingError | None = None
+        ceiling = checked.features.limits.max_cost_nano_usd
+        self._limit_nano_usd = (
+            min(grant.granted_nano_usd, ceiling) if ceiling else grant.granted_nano_usd
+        )
+
+    @property
+    def principal(self) -> Principal:
+        """Who pays."""
+        return self._grant.principal
+
+    @property
+    def left_nano_usd(self) -> int:
+        """What of the hold is not charged yet."""
+        return self._limit_nano_usd - sum_charges(self._charges)
+
+    @property
+    def attempt(self) -> Attempt:
+        """The attempt that was begun last."""
+        assert self._attempt is not None
+        return self._attempt
+
+    async def __aenter__(self) -> Exchange:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._attempt is not None:
+            # Left in the middle: the client went away or its time was over. What was used is charged as waste.
+            charge = self._close_attempt(ledger_pb2.WASTE_CANCELLED)
+            if charge is not None:
+                self._biller.record(charge)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Queue the settlement, once. Called before the last charge is made durable, so that one write carries both."""
+        if self._settled:
+            return
+        self._settled = True
+        self._quota.settle(
+            self._hold_id,
+            sum_charges(self._charges),
+            self._usage.input_token_count + self._usage.output_token_count,
+        )
+
+    def begin(self, decision: Decision, *, stream: bool) -> router_pb2.Decision:
+        """Start an attempt on the decision's choice; returns the decision for the client."""
+        chosen = decision.chosen
+        assert chosen is not None
+        self._price_version = decision.price_version
+        self._attempt_count += 1
+        if self.checked.reads_cache:
+            self._cache_outcome = router_pb2.CACHE_OUTCOME_MISS
+        span = self._recorder.start(
+            f"{names.GEN_AI_OPERATION_CHAT} {chosen.model.name}",
+            names.KIND_CLIENT,
+            self._call.trace,
+        )
+        self._attempt = Attempt(
+            chosen,
+            span,
+            self.left_nano_usd,
+            started=time.monotonic(),
+            charge_id=new_charge_id(),
+        )
+        if span.recording:
+            span.update(describe_attempt(self.checked, chosen, stream=stream))
+            self._describe(decision)
+        return encode_decision(decision, self._decision_id, self._grant.granted_nano_usd)
+
+    async def generate(
+        self, pool: InstancePool, *, timeout_s: float, stream: bool, coalesce_ms: int
+    ) -> AsyncGenerator[inference_pb2.Delta]:
+        """Run the attempt begun; yields its deltas."""
+        async for delta in run_attempt(
+            self.attempt,
+            pool,
+            self.checked,
+            tenant_id=self.principal.organisation_id,
+            timeout_s=timeout_s,
+            stream=stream,
+            coalesce_ms=coalesce_ms,
+        ):
+            if not self._first_token_s:
+                self._first_token_s = time.monotonic() - self._started
+            self._texts.append(delta.text)
+            self._logprobs.extend(delta.logprobs)
+            yield delta
+
+    async def end_attempt(self) -> FarthingError | None:
+        """Price, charge and durably record the attempt.
+
+        Returns its error when nothing of it reached the client; an answer that broke off ends with reason ERROR.
+        """
+        attempt = self.attempt
+        error = attempt.error
+        self._finish_reason = finish_reason_of(attempt)
+        waste = ledger_pb2.WASTE_FAILED if error is not None else ledger_pb2.WASTE_UNSPECIFIED
+        charge = self._close_attempt(waste)
+        if not attempt.may_go_elsewhere:
+            self._settle()
+        if charge is not None:
+            await self._biller.record_durable(charge)
+        if error is not None and attempt.token_count:
+            return None
+        self.last_error = error
+        return error
+
+    async def answer_from_cache(
+        self, hit: CacheHit, decision: Decision, book: PriceBook
+    ) -> AsyncGenerator[router_pb2.GenerateResponse]:
+        """Give a cached answer again at the price of a lookup."""
+        answer = hit.answer
+        lines = price_cache_hit(book)
+        self._price_version = book.version
+        self._cache_outcome = _OUTCOME[hit.level]
+        self._finish_reason = answer.finish_reason
+        span = self._recorder.start("cache hit", names.KIND_INTERNAL, self._call.trace)
+        span.update({names.CACHE_OUTCOME: hit.level, names.TIER: "cache"})
+        usage = Usage(response_bytes=len(answer.text.encode()))
+        work = Work(
+            new_charge_id(), "cache", answer.model, common_pb2.TIER_CACHE, self._region,
+            "", usage, lines, False, answer.finish_reason,
+        )  # fmt: skip
+        charge = self._bill(work, span)
+        span.end("ok")
+        if self._call.span.recording:
+            self._describe(decision)
+        yield router_pb2.GenerateResponse(
+            decision=encode_cache_decision(
+                decision,
+                self._decision_id,
+                self._grant.granted_nano_usd,
+                model=answer.model,
+                region=answer.region,
+                lines=lines,
+                cost_nano_usd=sum_lines(lines),
+            )
+        )
+        self._first_token_s = time.monotonic() - self._started
+        yield router_pb2.GenerateResponse(
+            delta=inference_pb2.Delta(
+                text=answer.text,
+                token_count=answer.usage.output_token_count,
+                logprobs=answer.logprobs,
+            )
+        )
+        self._settle()
+        await self._biller.record_durable(charge)
+        yield router_pb2.GenerateResponse(result=self.result())
+
+    def result(self) -> router_pb2.Result:
+        """What the request cost, all attempts together."""
+        lines = merge_lines(self._lines)
+        return router_pb2.Result(
+            request_id=self.checked.request_id,
+            finish_reason=self._finish_reason,
+            usage=encode_usage(self._usage),
+            cost_lines=[encode_line(line) for line in lines],
+            total_nano_usd=sum_lines(lines),
+            decision_id=self._decision_id,
+            trace_id=self._call.trace.trace_id,
+            latency_ms=round((time.monotonic() - self._started) * 1000),
+            first_token_ms=round(self._first_token_s * 1000),
+            cache_outcome=self._cache_outcome,
+            attempt_count=self._attempt_count,
+        )
+
+    def storable_answer(self) -> cache_pb2.CachedAnswer | None:
+        """The answer, if it is whole and one attempt made it."""
+        whole = (common_pb2.FINISH_REASON_STOP, common_pb2.FINISH_REASON_LENGTH)
+        if self._finish_reason not in whole or not self._charges:
+            return None
+        charge = self._charges[-1]
+        now = Timestamp()
+        now.CopyFrom(charge.charge_time)
+        return cache_pb2.CachedAnswer(
+            text="".join(self._texts),
+            logprobs=self._logprobs,
+            finish_reason=self._finish_reason,
+            usage=charge.usage,
+            model=charge.model,
+            model_digest=self._model_digest,
+            cost_nano_usd=charge.total_nano_usd,
+            create_time=now,
+            region=charge.region,
+        )
+
+    def _close_attempt(self, waste: ledger_pb2.Waste) -> ledger_pb2.Charge | None:
+        attempt, self._attempt = self.attempt, None
+        candidate = attempt.candidate
+        instance, deployment = candidate.instance, candidate.deployment
+        assert deployment is not None
+        usage, estimated = attempt.usage(self.checked)
+        span, error = attempt.span, attempt.error
+        if attempt.completion is not None:
+            self._model_digest = attempt.completion.model_digest
+        charge = None
+        if usage.compute_us or usage.output_token_count or usage.input_token_count:
+            lines = price_usage(
+                deployment,
+                usage,
+                uplink_nano_usd_per_gb=candidate.uplink_nano_usd_per_gb,
+                downlink_nano_usd_per_gb=candidate.downlink_nano_usd_per_gb,
+            )
+            reason = finish_reason_of(attempt)
+            work = Work(
+                attempt.charge_id, instance.tier, candidate.model.name, TIER[instance.tier],
+                instance.region, instance.instance_id, usage, lines, estimated, reason, waste,
+            )  # fmt: skip
+            charge = self._bill(work, span)
+            attempt.charged_nano_usd = charge.total_nano_usd
+        if attempt.first_token_s:
+            span.set(names.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK, attempt.first_token_s)
+        span.set(
+            names.GEN_AI_RESPONSE_FINISH_REASONS,
+            [common_pb2.FinishReason.Name(finish_reason_of(attempt))[14:].lower()],
+        )
+        span.end("error" if error is not None else "ok", error.message if error else "")
+        return charge
+
+    def _bill(self, work: Work, span: Span) -> ledger_pb2.Charge:
+        account = Account(
+            self.checked.request_id,
+            self._decision_id,
+            self._hold_id,
+            self.principal,
+            self.checked.features.task,
+            self._price_version,
+        )
+        charge, lines = self._biller.bill(
+            account, work, span, limit_nano_usd=self.left_nano_usd
+        )
+        self._charges.append(charge)
+        self._lines.extend(lines)
+        self._usage = self._usage + work.usage
+        return charge
+
+    def _describe(self, decision: Decision) -> None:
+        self._call.span.update(
+            describe_decision(
+                self.checked,
+                decision,
+                self._decision_id,
+                self.principal,
+                self._grant.granted_nano_usd,
+            )
+        )

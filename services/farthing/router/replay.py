@@ -1,0 +1,108 @@
+"""Repeats of a request id: the second caller gets the first one's answer, now or when it is there, and pays nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from farthing.api.router.v1 import router_pb2
+from farthing.kit.clock import Clock
+from farthing.kit.errors import Aborted, AlreadyExists
+
+KEEP_S = 600.0
+_MOST_BYTES = 32 * 1024 * 1024
+
+
+class ReplayLog:
+    """Answers of the last ten minutes by (API key, request id), bounded in bytes; the oldest go first."""
+
+    def __init__(self, clock: Clock, *, most_bytes: int = _MOST_BYTES) -> None:
+        self._clock, self._most_bytes, self._size = clock, most_bytes, 0
+        self._entries: OrderedDict[tuple[bytes, str], _Entry] = OrderedDict()
+
+    async def play(
+        self,
+        key_digest: bytes,
+        request_id: str,
+        fingerprint: bytes,
+        events: AsyncGenerator[router_pb2.GenerateResponse],
+    ) -> AsyncGenerator[router_pb2.GenerateResponse]:
+        """Pass `events` on and keep them, or close them unused and give what was kept.
+
+        AlreadyExists when `fingerprint`, the request's content, is another than the first time. Aborted when the
+        first call failed while the second waited for it: try again with the same id.
+        """
+        key = (key_digest, request_id)
+        self._expire()
+        known = self._entries.get(key)
+        if known is not None:
+            await events.aclose()
+            if known.fingerprint != fingerprint:
+                raise AlreadyExists(
+                    f"request_id {request_id} was used for another request; take a new one",
+                    reason="REQUEST_ID_REUSED",
+                    metadata={"request_id": request_id},
+                )
+            for event in await known.wait():
+                yield event
+            return
+        entry = self._entries[key] = _Entry(fingerprint, self._clock.monotonic())
+        try:
+            async with aclosing(events):
+                async for event in events:
+                    entry.events.append(event)
+                    yield event
+        except BaseException:
+            self._entries.pop(key, None)
+            entry.fail()
+            raise
+        entry.finish()
+        self._size += entry.size
+        self._expire()
+
+    def _expire(self) -> None:
+        oldest_kept = self._clock.monotonic() - KEEP_S
+        while self._entries:
+            key, entry = next(iter(self._entries.items()))
+            if not entry.done or (
+                entry.started > oldest_kept and self._size <= self._most_bytes
+            ):
+                return
+            del self._entries[key]
+            self._size -= entry.size
+
+
+class _Entry:
+    __slots__ = ("_finished", "done", "events", "fingerprint", "size", "started")
+
+    def __init__(self, fingerprint: bytes, started: float) -> None:
+        self.fingerprint = fingerprint
+        self.started, self.size, self.done = started, 0, False
+        self.events: list[router_pb2.GenerateResponse] = []
+        self._finished: asyncio.Future[bool] | None = None
+
+    async def wait(self) -> list[router_pb2.GenerateResponse]:
+        if not self.done:
+            if self._finished is None:
+                self._finished = asyncio.get_running_loop().create_future()
+            if not await asyncio.shield(self._finished):
+                raise Aborted(
+                    "the first call with this request_id failed; try again",
+                    reason="FIRST_CALL_FAILED",
+                    retry_after_ms=1,
+                )
+        return self.events
+
+    def finish(self) -> None:
+        self.done = True
+        self.size = sum(event.ByteSize() for event in self.events)
+        self._tell(True)
+
+    def fail(self) -> None:
+        self._tell(False)
+
+    def _tell(self, success: bool) -> None:
+        if self._finished is not None and not self._finished.done():
+            self._finished.set_result(success)

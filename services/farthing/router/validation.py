@@ -1,0 +1,222 @@
+"""Checks a request and takes from it what routing needs. Every refusal names the field and the fix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from farthing.api.common.v1 import common_pb2
+from farthing.api.inference.v1 import inference_pb2
+from farthing.api.router.v1 import router_pb2
+from farthing.clients.request_hash import HashedRequest, canonical_request_hash
+from farthing.kit.errors import InvalidArgument
+from farthing.kit.ids import new_id
+from farthing.router.core.request import DEFAULT_MAX_TOKENS, Limits, Privacy, RequestFeatures
+
+_MAX_STOPS = 8
+_MAX_STOP_BYTES = 256
+_MAX_TAG_LENGTH = 64
+_MAX_MESSAGES = 1024
+_ANY_MODEL = ("", "auto")
+_PRIVACY = {
+    common_pb2.PRIVACY_CLASS_UNSPECIFIED: Privacy.ANY,
+    common_pb2.PRIVACY_CLASS_EDGE_ONLY: Privacy.EDGE_ONLY,
+    common_pb2.PRIVACY_CLASS_REGION: Privacy.REGION,
+    common_pb2.PRIVACY_CLASS_ANY: Privacy.ANY,
+}
+# name, least, greatest; as inference.proto says
+_RANGES = (
+    ("temperature", 0.0, 2.0),
+    ("top_p", 1e-9, 1.0),
+    ("top_k", 0, 1_000_000),
+    ("min_p", 0.0, 1.0),
+    ("frequency_penalty", -2.0, 2.0),
+    ("presence_penalty", -2.0, 2.0),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedRequest:
+    """A request that may be answered. `reads_cache` and `writes_cache` are already decided."""
+
+    request_id: str
+    conversation_id: str
+    input: inference_pb2.GenerationInput
+    features: RequestFeatures
+    policy: str
+    priority: common_pb2.Priority
+    reads_cache: bool
+    writes_cache: bool
+
+    def hash_for(self, policy: str) -> bytes:
+        """The cache key under the policy that applies."""
+        given, sampling, limits = self.input, self.input.sampling, self.features.limits
+
+        def optional(name: str) -> Any:
+            return getattr(sampling, name) if sampling.HasField(name) else None
+
+        return canonical_request_hash(
+            HashedRequest(
+                model=self.features.model,
+                messages=tuple(
+                    (str(message.role), "".join(part.text for part in message.content))
+                    for message in given.messages
+                ),
+                prompt=given.prompt,
+                max_tokens=self.features.max_tokens,
+                temperature=optional("temperature"),
+                top_p=optional("top_p"),
+                top_k=optional("top_k"),
+                min_p=optional("min_p"),
+                seed=optional("seed"),
+                frequency_penalty=optional("frequency_penalty"),
+                presence_penalty=optional("presence_penalty"),
+                stop=tuple(given.stop),
+                response_format=str(given.response_format.kind),
+                json_schema=given.response_format.json_schema,
+                logprobs=given.logprobs,
+                top_logprobs=given.top_logprobs,
+                task=self.features.task,
+                min_quality_ratio=limits.min_quality_ratio,
+                policy=policy,
+                residency=tuple(sorted(limits.residency)),
+                privacy_class=limits.privacy.value,
+            )
+        )
+
+
+def check_request(request: router_pb2.GenerateRequest) -> CheckedRequest:
+    """InvalidArgument on the first thing wrong."""
+    given, wishes = request.input, request.constraints
+    _check_tag("request_id", request.request_id)
+    _check_tag("conversation_id", request.conversation_id)
+    _check_tag("constraints.task", wishes.task)
+    _check_tag("constraints.policy", wishes.policy)
+    input_bytes = _check_prompt(given)
+    _check_sampling(given.sampling)
+    _check_output(given)
+    deterministic = given.sampling.temperature == 0 or given.sampling.HasField("seed")
+    mode = wishes.cache_mode
+    if mode == router_pb2.CACHE_MODE_UNSPECIFIED:
+        reads = writes = deterministic
+    else:
+        reads = mode in (router_pb2.CACHE_MODE_READ, router_pb2.CACHE_MODE_READ_WRITE)
+        writes = mode == router_pb2.CACHE_MODE_READ_WRITE
+    return CheckedRequest(
+        request_id=request.request_id or new_id("req"),
+        conversation_id=request.conversation_id,
+        input=given,
+        features=RequestFeatures(
+            input_bytes=input_bytes,
+            message_count=len(given.messages),
+            max_tokens=given.max_tokens or DEFAULT_MAX_TOKENS,
+            model="" if request.model in _ANY_MODEL else request.model,
+            task=wishes.task,
+            needs=_needs(given),
+            limits=_limits(wishes),
+        ),
+        policy=wishes.policy,
+        priority=wishes.priority,
+        reads_cache=reads,
+        writes_cache=writes,
+    )
+
+
+def _check_tag(field: str, value: str) -> None:
+    if len(value) > _MAX_TAG_LENGTH or not value.isprintable():
+        raise InvalidArgument(
+            f"{field} must be at most {_MAX_TAG_LENGTH} printable characters", field=field
+        )
+
+
+def _check_prompt(given: inference_pb2.GenerationInput) -> int:
+    if bool(given.messages) == bool(given.prompt):
+        raise InvalidArgument(
+            "set exactly one of input.messages and input.prompt", field="input.messages"
+        )
+    if len(given.messages) > _MAX_MESSAGES:
+        raise InvalidArgument(
+            f"input.messages has {len(given.messages)} entries; at most {_MAX_MESSAGES}",
+            field="input.messages",
+        )
+    size = len(given.prompt.encode())
+    for index, message in enumerate(given.messages):
+        if message.role == inference_pb2.ROLE_UNSPECIFIED:
+            field = f"input.messages[{index}].role"
+            raise InvalidArgument(f"{field} must be system, user or assistant", field=field)
+        for part in message.content:
+            if part.WhichOneof("part") is None:
+                field = f"input.messages[{index}].content"
+                raise InvalidArgument(f"{field} has an empty part; set text", field=field)
+            size += len(part.text.encode())
+    return size
+
+
+def _check_sampling(sampling: inference_pb2.SamplingParams) -> None:
+    for name, least, greatest in _RANGES:
+        value = getattr(sampling, name)
+        if sampling.HasField(name) and not least <= value <= greatest:  # NaN fails as well
+            field = f"input.sampling.{name}"
+            raise InvalidArgument(
+                f"{field} is {value:g}; it must be {'above 0' if name == 'top_p' else f'{least:g}'}"
+                f"..{greatest:g}",
+                field=field,
+            )
+
+
+def _check_output(given: inference_pb2.GenerationInput) -> None:
+    if given.max_tokens < 0:
+        raise InvalidArgument("input.max_tokens must be 1 or more", field="input.max_tokens")
+    if len(given.stop) > _MAX_STOPS:
+        raise InvalidArgument(
+            f"input.stop takes at most {_MAX_STOPS} texts", field="input.stop"
+        )
+    for index, text in enumerate(given.stop):
+        if not 1 <= len(text.encode()) <= _MAX_STOP_BYTES:
+            field = f"input.stop[{index}]"
+            raise InvalidArgument(f"{field} must be 1..{_MAX_STOP_BYTES} bytes", field=field)
+    if not 0 <= given.top_logprobs <= 20:
+        raise InvalidArgument("input.top_logprobs must be 0..20", field="input.top_logprobs")
+    if given.top_logprobs and not given.logprobs:
+        raise InvalidArgument(
+            "input.top_logprobs needs input.logprobs", field="input.top_logprobs"
+        )
+    shape = given.response_format
+    wants_schema = shape.kind == inference_pb2.RESPONSE_FORMAT_KIND_JSON_SCHEMA
+    if wants_schema != bool(shape.json_schema):
+        raise InvalidArgument(
+            "input.response_format.json_schema is required for kind JSON_SCHEMA, and only then",
+            field="input.response_format.json_schema",
+        )
+
+
+def _limits(wishes: router_pb2.Constraints) -> Limits:
+    for name in ("max_cost_nano_usd", "max_first_token_ms", "max_total_ms"):
+        if getattr(wishes, name) < 0:
+            field = f"constraints.{name}"
+            raise InvalidArgument(f"{field} must be 0 (no limit) or more", field=field)
+    if not 0.0 <= wishes.min_quality_ratio <= 1.0:
+        field = "constraints.min_quality_ratio"
+        raise InvalidArgument(f"{field} must be 0..1", field=field)
+    if wishes.privacy_class not in _PRIVACY:
+        field = "constraints.privacy_class"
+        raise InvalidArgument(f"{field} {wishes.privacy_class} is unknown", field=field)
+    return Limits(
+        max_cost_nano_usd=wishes.max_cost_nano_usd,
+        max_first_token_ms=wishes.max_first_token_ms,
+        max_total_ms=wishes.max_total_ms,
+        min_quality_ratio=wishes.min_quality_ratio,
+        residency=frozenset(wishes.residency),
+        privacy=_PRIVACY[wishes.privacy_class],
+    )
+
+
+def _needs(given: inference_pb2.GenerationInput) -> frozenset[str]:
+    needs = set()
+    if given.messages:
+        needs.add("chat")
+    if given.response_format.kind == inference_pb2.RESPONSE_FORMAT_KIND_JSON_SCHEMA:
+        needs.add("json_schema")
+    if given.logprobs:
+        needs.add("logprobs")
+    return frozenset(needs)
