@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -108,7 +109,7 @@ class _Graph:
     def integers(self, value: object) -> str:
         return self.constant(value, np.int64)
 
-    def op(self, kind: str, *inputs: str, result: str = "", **attributes: object) -> str:
+    def op(self, kind: str, *inputs: str, result: str = "", **attributes: Any) -> str:
         name = result or f"n{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(inputs), [name], **attributes))
         return name

@@ -102,7 +102,7 @@ class JobRun:
         wanted = reusable_prefix_count(before, job.tokens, chunk)
         del before[:]
         place = backend.rewind(wanted)
-        if place != wanted:
+        if place % chunk:  # part of a chunk would shift the borders, and with them the rounding
             place = backend.rewind(0)
         before.extend(job.tokens[:place])
         self._meter.reuse_prefill(place)
