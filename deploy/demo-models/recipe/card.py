@@ -1,0 +1,188 @@
+"""MODEL_CARD.md: what the models are, how they were made and what they were measured to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from recipe.configs import MODELS, SEED
+from recipe.dataset import LONG_CONVERSATION_SHARE, SYSTEM_PROMPT_SHARE
+from recipe.examples import HELD_OUT_ONE_IN, UNSEEN_PHRASING_SHARE
+from recipe.heldout import ITEMS_PER_CELL
+from recipe.tasks import TRAINING_SHARES, cells
+
+CARD_NAME = "MODEL_CARD.md"
+
+_INTRODUCTION = """# The demo models
+
+Two small language models of the Llama architecture, trained from scratch by the recipe in this
+folder on text that the recipe draws by itself. They exist so that farthing can route real
+prompts between a cheap model and a better one without downloading anything. They do three
+narrow tasks and nothing else.
+
+No person's data and no other model's output went into them. Weights, tokenizer and texts are
+under the licence of the project.
+"""
+
+_TASKS = """## Tasks
+
+- **support**: a customer's message in, the reply that belongs to its intent out, with order
+  numbers, items, cities, days and names copied. Easy: one tidy sentence. Hard: one or two requests among
+  chatter, typos and distracting numbers.
+- **math**: a sum in, worked steps and `Answer: N` out. Easy: sums and differences of up to two
+  digits, stories of one step. Hard: three and four digits, products of two-digit numbers, three
+  terms, stories of two steps.
+- **extract**: a text in, a JSON object out. Easy: one sentence, flat. Hard: shuffled sentences
+  with noise and corrections, nested objects and lists, absent fields as `null`.
+
+The task and level of a prompt are known from the file that holds it, never from its text.
+"""
+
+_LIMITS = """## Limits
+
+- They know these three tasks in English, in the shapes above. Other questions get a refusal
+  from the support task at best, and confident nonsense otherwise.
+- Replies of the support task describe a shop that does not exist.
+- Exact match is strict: one wrong letter counts as a failure. The tables hold
+  {items} items a cell, so a ratio is uncertain by up to about ±{margin:.0%} (two standard errors at one half).
+- Single-digit facts (7 + 5, 6 * 8) are all in the training text and in no held-out item.
+- Training on another machine gives other weights: the seed fixes the text and the order of the
+  batches, not the rounding of a GPU, and a time limit may shorten the schedule.
+"""
+
+
+def _percent(ratio: float) -> str:
+    return f"{ratio:.1%}"
+
+
+def quality_rows(manifests: list[dict[str, Any]]) -> list[str]:
+    """The rows of the accuracy table: one artefact of one model each."""
+    heads = [f"{task} {level}" for task, level in cells()]
+    rows = [
+        "| model | artefact | " + " | ".join(heads) + " |",
+        "|---|---|" + "---|" * len(heads),
+    ]
+    for manifest in manifests:
+        measured = {"torch_fp32": manifest["reference"], **manifest["artefacts"]}
+        for key, entry in measured.items():
+            quality = entry["task_quality"]
+            figures = [
+                _percent(quality[task][level]["exact_match_ratio"]) for task, level in cells()
+            ]
+            rows.append(f"| {manifest['name']} | {key} | " + " | ".join(figures) + " |")
+    return rows
+
+
+def _detail_rows(manifests: list[dict[str, Any]]) -> list[str]:
+    rows = [
+        "| model | task | level | trained phrasings (n) | new phrasings (n) | result alone |",
+        "|---|---|---|---|---|---|",
+    ]
+    for manifest in manifests:
+        for task, level in cells():
+            entry = manifest["task_quality"][task][level]
+            parts = [
+                f"{_percent(part['exact_match_ratio'])} ({part['n']})" if part else ""
+                for part in (entry.get("seen_phrasing"), entry.get("unseen_phrasing"))
+            ]
+            result = entry.get("answer_match_ratio")
+            parts.append("" if result is None else _percent(result))
+            rows.append(
+                f"| {manifest['name']} | {task} | {level} | " + " | ".join(parts) + " |"
+            )
+    return rows
+
+
+def _agreement_rows(manifests: list[dict[str, Any]]) -> list[str]:
+    rows = [
+        "| model | artefact | runtime | size, MB | prompts tokenised alike | answers alike |",
+        "|---|---|---|---|---|---|",
+    ]
+    for manifest in manifests:
+        for key, entry in manifest["artefacts"].items():
+            agreement = entry["agreement"]
+            count = agreement["prompt_count"]
+            name = entry["path"] if entry["path"].endswith(".gguf") else "model.onnx"
+            size = next(
+                file["size_bytes"]
+                for path, file in manifest["files"].items()
+                if path.endswith(name)
+            )
+            rows.append(
+                f"| {manifest['name']} | {key} | {entry['runtime']} | {size / 1e6:.2f} "
+                f"| {agreement['same_prompt_ids_count']}/{count} "
+                f"| {agreement['same_answer_count']}/{count} |"
+            )
+    return rows
+
+
+def _training_rows(manifests: list[dict[str, Any]]) -> list[str]:
+    rows = [
+        "| model | parameters | width, layers, heads (kv) | steps × tokens | device | seconds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for manifest in manifests:
+        shape, run = MODELS[manifest["name"]].shape, manifest["training"]
+        rows.append(
+            f"| {manifest['name']} | {manifest['params_count']:,} "
+            f"| {shape.hidden_size}, {shape.layer_count}, "
+            f"{shape.head_count} ({shape.kv_head_count}) "
+            f"| {run['step_count']:,} × {run['batch_token_count']:,} "
+            f"| {run['device']} | {run['seconds']} |"
+        )
+    return rows
+
+
+def _training_text() -> str:
+    shares = ", ".join(
+        f"{task} {level} {share:.0%}" for (task, level), share in TRAINING_SHARES.items()
+    )
+    return f"""## Training text
+
+Drawn by `recipe/tasks_*.py` from seed {SEED}; mix: {shares}. A system message stands before
+{SYSTEM_PROMPT_SHARE:.0%} of the conversations, and {LONG_CONVERSATION_SHARE:.0%} of them hold
+three to nine exchanges, up to the context of 1024 tokens. Only the assistant's tokens are
+learned from.
+
+Held out: one instance in {HELD_OUT_ONE_IN} by hash (an instance is the sum itself, the intent
+with its slots, or the record), also where it is only a step inside a longer answer; and the last
+phrasings of every list, which ask {UNSEEN_PHRASING_SHARE:.0%} of the held-out items.
+
+The tokenizer is a byte-level BPE of 1024 tokens with the GPT-2 pattern, trained on text without
+digits, so every digit is a token. Chat: `<|role|>content<|end|>` for each message, then
+`<|assistant|>`.
+"""
+
+
+def write(folder: Path, manifests: list[dict[str, Any]]) -> None:
+    """Write MODEL_CARD.md into `folder`."""
+    margin = 2 * (0.25 / ITEMS_PER_CELL) ** 0.5
+    sections = [
+        _INTRODUCTION,
+        "## Exact match on the held-out items\n",
+        *quality_rows(manifests),
+        "",
+        f"{ITEMS_PER_CELL} items a cell (`heldout.jsonl`), greedy decoding, one request at a "
+        "time. `torch_fp32` is PyTorch on the same rounded weights; every other row was "
+        "measured in the runtime that serves it.\n",
+        "The served artefact in detail:\n",
+        *_detail_rows(manifests),
+        "",
+        "## Agreement with PyTorch, token by token\n",
+        *_agreement_rows(manifests),
+        "",
+        _TASKS,
+        _training_text(),
+        "## Training runs\n",
+        *_training_rows(manifests),
+        "",
+        "The weights were rounded to float16 once after training; all artefacts, F32 ones too, "
+        "are made from the rounded weights.\n",
+        "## Making and measuring them again\n",
+        "```\nmake models                                    # all of it, a GPU helps\n"
+        "python deploy/demo-models/build.py --help      # stage by stage\n"
+        "python deploy/demo-models/evaluate.py          # the accuracy table, from the "
+        "artefacts\n```\n",
+        _LIMITS.format(items=ITEMS_PER_CELL, margin=margin),
+    ]
+    (folder / CARD_NAME).write_text("\n".join(sections), encoding="utf-8")
