@@ -176,3 +176,18 @@ async def test_a_restarted_process_has_its_documents_while_consul_is_away(
     assert document is not None
     assert document.content == {"price": 7}
     await second.close()
+
+
+@pytest.mark.consul
+async def test_documents_of_a_cluster_set_up_anew_replace_remembered_ones(
+    own_consul: Any, tmp_path: Path, until: Until
+) -> None:
+    state_file = tmp_path / "documents.json"
+    state_file.write_text('{"prices/current": {"version": "12.aaaaaaaaaaaa", "content": {"price": 7}}}')
+    documents = ConsulDocuments(ConsulClient(own_consul.url), state_file=state_file)
+    seen: list[Any] = []
+    documents.subscribe("prices/", lambda document: seen.append(document.content))
+    assert seen == [{"price": 7}]
+    await documents.put("prices/current", {"price": 8})
+    await until(lambda: seen[-1] == {"price": 8})
+    await documents.close()

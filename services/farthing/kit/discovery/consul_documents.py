@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import json
 import logging
 import random
@@ -70,7 +71,7 @@ class ConsulDocuments:
 
     async def put(self, key: str, content: Any, *, expected_version: str | None = None) -> None:
         """Write a document. With `expected_version` ("0": must not exist) Aborted when another write came first."""
-        params = {} if expected_version is None else {"cas": expected_version}
+        params = {} if expected_version is None else {"cas": expected_version.partition(".")[0]}
         answer = await self._client.put(
             f"/v1/kv/{quote(ROOT + key)}", json.dumps(content).encode(), params=params
         )
@@ -117,7 +118,9 @@ class ConsulDocuments:
                 if not key or key.endswith("/"):
                     continue  # folders that the Consul UI makes
                 data = base64.b64decode(entry["Value"] or "")
-                changed |= offer_text(self._board, key, str(entry["ModifyIndex"]), data)
+                changed |= offer_text(
+                    self._board, key, name_version(entry["ModifyIndex"], data), data
+                )
             self._board.ready.set()
             if changed:
                 await self._save()
@@ -143,3 +146,8 @@ class ConsulDocuments:
             await asyncio.to_thread(write_json, self._state_file, content)
         except OSError as error:
             _log.warning("documents cannot be remembered in %s: %s", self._state_file, error)
+
+
+def name_version(modify_index: int, data: bytes) -> str:
+    """Index and content: a cluster that was set up anew counts from the start, and other content may meet an old index."""
+    return f"{modify_index}.{hashlib.sha256(data).hexdigest()[:12]}"
