@@ -37,20 +37,20 @@ def test_without_a_limit_every_microsecond_counts(
 
 
 def test_a_step_that_would_probably_pass_the_limit_is_not_begun() -> None:
-    meter = Meter(EngineUsage(), 1_000, Speed(10.0, 100.0))
+    meter = Meter(EngineUsage(), 1_000, Speed(50.0, 900.0, 10.0, 100.0))
     assert meter.may_prefill(99)
     assert not meter.may_prefill(100)
     meter.add_prefill(40, 400)
     assert meter.may_decode()
     meter.add_decode(350)
-    # 750 of 1000 used; the longest token so far took 350.
+    # 750 of 1000 used; the last token took 350.
     assert not meter.may_decode()
 
 
 def test_speed_moves_a_fifth_of_the_way_to_the_newest() -> None:
     speed = Speed(prefill_us_per_token=10.0, decode_us_per_token=0.0)
     after = speed.after(prefill_us=400, prefill_count=20, decode_us=500, decode_count=10)
-    assert after == Speed(12.0, 50.0)
+    assert after == Speed(12.0, 50.0, 20.0, 50.0)
     assert after.decode_tokens_per_second == 20_000
     assert after.after(prefill_us=0, prefill_count=0, decode_us=0, decode_count=0) == after
 

@@ -12,10 +12,15 @@ _NEWEST_WEIGHT = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Exponentially weighted means of device time per token, microseconds; 0 = not measured."""
+    """Device time per token, microseconds: exponentially weighted means and the least ever seen.
+
+    0 is not measured.
+    """
 
     prefill_us_per_token: float = 0.0
     decode_us_per_token: float = 0.0
+    least_prefill_us_per_token: float = 0.0
+    least_decode_us_per_token: float = 0.0
 
     @property
     def prefill_tokens_per_second(self) -> float:
@@ -32,6 +37,8 @@ class Speed:
         return Speed(
             _mean(self.prefill_us_per_token, prefill_us, prefill_count),
             _mean(self.decode_us_per_token, decode_us, decode_count),
+            _least(self.least_prefill_us_per_token, prefill_us, prefill_count),
+            _least(self.least_decode_us_per_token, decode_us, decode_count),
         )
 
 
@@ -42,24 +49,41 @@ def _mean(mean: float, total_us: int, count: int) -> float:
     return newest if mean == 0 else mean + _NEWEST_WEIGHT * (newest - mean)
 
 
+def _least(least: float, total_us: int, count: int) -> float:
+    if count <= 0 or total_us <= 0:
+        return least
+    newest = total_us / count
+    return newest if least == 0 else min(least, newest)
+
+
 class Meter:
-    """Counts one request's use. `compute_limit_us` 0 is no limit."""
+    """Counts one request's use. `compute_limit_us` 0 is no limit.
+
+    Whether a step fits the limit is judged by the request's own steps so far, and the first one
+    by the fastest ever seen: a slow minute of the machine must not refuse requests for good.
+    """
 
     def __init__(self, usage: EngineUsage, compute_limit_us: int, speed: Speed) -> None:
         self._usage = usage
         self._limit_us = compute_limit_us
         self._speed = speed
-        self._longest_decode_us = 0
+        self._last_decode_us = 0
         self.prefill_count = 0
         self.decode_count = 0
 
     def may_prefill(self, token_count: int) -> bool:
         """Whether so many prompt tokens will probably end within the limit."""
-        return self._fits(round(self._speed.prefill_us_per_token * token_count))
+        per_token_us = self._speed.least_prefill_us_per_token
+        if self.prefill_count:
+            per_token_us = self._usage.prefill_us / self.prefill_count
+        return self._fits(round(per_token_us * token_count))
 
     def may_decode(self) -> bool:
         """Whether another token will probably end within the limit."""
-        return self._fits(max(round(self._speed.decode_us_per_token), self._longest_decode_us))
+        if not self.decode_count:
+            return self._fits(round(self._speed.least_decode_us_per_token))
+        mean_us = self._usage.decode_us // self.decode_count
+        return self._fits(max(mean_us, self._last_decode_us))
 
     def reuse_prefill(self, token_count: int) -> None:
         self._usage = replace(self._usage, cached_input_token_count=token_count)
@@ -70,7 +94,7 @@ class Meter:
 
     def add_decode(self, duration_us: int) -> None:
         self.decode_count += 1
-        self._longest_decode_us = max(self._longest_decode_us, duration_us)
+        self._last_decode_us = duration_us
         self._usage = replace(self._usage, decode_us=self._usage.decode_us + duration_us)
 
     def add_output(self, token_count: int, text: str) -> None:

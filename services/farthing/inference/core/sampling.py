@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from farthing.inference.backend import Constraint, Logits
 from farthing.inference.engine import Sampling
 from farthing.kit.errors import Internal
+
+_USUAL_TOP_P_COUNT = 512
 
 
 class Sampler:
@@ -43,7 +47,9 @@ class Sampler:
         bounds = np.cumsum(weights)
         place = self._random.random() * bounds[-1]
         index = int(np.searchsorted(bounds, place, side="right"))
-        return int(candidates[min(index, len(candidates) - 1)])
+        if index == len(candidates):  # rounding reached the upper end
+            index = int(np.flatnonzero(weights)[-1])
+        return int(candidates[index])
 
 
 def keep_likely(
@@ -54,20 +60,21 @@ def keep_likely(
     Weights are shares of the likeliest token's probability. Ties at a border go to the lower
     token, so that the result does not depend on how the sort works.
     """
+    weights = np.exp((logits.astype(np.float64) - logits.max()) / rules.temperature)
     if 0 < rules.top_k < len(logits):
-        border = np.partition(logits, -rules.top_k)[-rules.top_k]
-        pool = np.flatnonzero(logits >= border)
+        candidates = _best(logits, rules.top_k)
+        total = weights[candidates].sum()
+    elif rules.top_p < 1:
+        # Sorting a large vocabulary takes milliseconds, and few tokens nearly always suffice.
+        candidates = _best(logits, _USUAL_TOP_P_COUNT)
+        total = weights.sum()
+        if weights[candidates].sum() < rules.top_p * total:
+            candidates = _best(logits, len(logits))
     else:
-        pool = np.arange(len(logits))
-    scores = logits[pool].astype(np.float64)
-    order = np.argsort(-scores, kind="stable")
-    if rules.top_k > 0:
-        order = order[: rules.top_k]
-    candidates, scores = pool[order], scores[order]
-    weights = np.exp((scores - scores[0]) / rules.temperature)
+        candidates = np.arange(len(logits))
+    weights = weights[candidates]
     if rules.top_p < 1:
-        reached = np.cumsum(weights) / weights.sum()
-        keep_count = int(np.searchsorted(reached, rules.top_p, side="left")) + 1
+        keep_count = int(np.searchsorted(np.cumsum(weights) / total, rules.top_p)) + 1
         candidates, weights = candidates[:keep_count], weights[:keep_count]
     if rules.min_p > 0:
         kept = weights >= rules.min_p
@@ -85,10 +92,14 @@ def log_softmax(logits: Logits) -> NDArray[np.float64]:
 
 def likeliest(log_probabilities: NDArray[np.float64], count: int) -> list[int]:
     """The `count` likeliest tokens, best first, ties to the lower token."""
-    count = min(count, len(log_probabilities))
-    if count == 0:
-        return []
-    border = np.partition(log_probabilities, -count)[-count]
-    pool = np.flatnonzero(log_probabilities >= border)
-    order = np.argsort(-log_probabilities[pool], kind="stable")[:count]
-    return [int(token) for token in pool[order]]
+    return [int(token) for token in _best(log_probabilities, count)]
+
+
+def _best(scores: NDArray[np.floating[Any]], count: int) -> NDArray[np.intp]:
+    if count <= 0:
+        return np.arange(0)
+    if count >= len(scores):
+        return np.argsort(-scores, kind="stable")
+    border = np.partition(scores, -count)[-count]
+    pool = np.flatnonzero(scores >= border)
+    return pool[np.argsort(-scores[pool], kind="stable")[:count]]
