@@ -143,18 +143,18 @@ def test_the_description_comes_from_the_folder(tiny: Tiny, backend: OrtBackend) 
     assert model.capabilities == {Capability.CHAT, Capability.LOGPROBS}
 
 
-def test_a_card_brings_qualities_and_the_graphs_own_precision(tiny: Tiny) -> None:
+def test_a_card_brings_the_qualities_of_this_graph(tiny: Tiny) -> None:
     quality = {"math": {"easy": {"exact_match_ratio": 0.5, "n": 10}}}
     card = {
         "params_count": 1234,
         "artefacts": {
-            "onnx": {"path": "model.onnx", "dtype": "int8", "task_quality": quality},
-            "gguf": {"path": "model.gguf", "dtype": "Q8_0", "task_quality": {}},
+            "onnx": {"path": "model.onnx", "task_quality": quality},
+            "gguf": {"path": "model.gguf", "task_quality": {}},
         },
     }
     plan = tiny.plan()
     backend = OrtBackend(type(plan)(plan.path, "tiny", "d" * 64, card, device="cpu"))
-    assert (backend.model.quantization, backend.model.parameter_count) == ("int8", 1234)
+    assert backend.model.parameter_count == 1234
     assert {q.task: q.quality_ratio for q in backend.model.qualities} == {"": 0.5, "math": 0.5}
     backend.close()
 

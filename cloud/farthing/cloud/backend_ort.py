@@ -16,7 +16,8 @@ from farthing.inference.chat_template import ChatTemplate
 from farthing.inference.core.card import parse_card
 from farthing.inference.model import Capability, ModelDescription
 from farthing.inference.store.onnx_folder import find_graph, folder_of, read_config, read_json
-from farthing.inference.store.onnx_signature import DecoderSignature, GraphValue, read_signature
+from farthing.inference.store.onnx_signature import GraphValue, read_signature
+from farthing.inference.store.onnx_weights import read_weights
 from farthing.kit.errors import FailedPrecondition, Unimplemented
 
 # A chunk takes a GPU a few milliseconds at either size; on a CPU the smaller one keeps steps short.
@@ -58,8 +59,7 @@ class OrtBackend:
             )
         self._model = _describe(
             plan,
-            graph.relative_to(folder).as_posix(),
-            signature,
+            graph,
             context_length=min(
                 filter(None, (config.context_length, plan.context_length)), default=0
             ),
@@ -150,8 +150,7 @@ def _values(items: Sequence[Any]) -> list[GraphValue]:
 
 def _describe(
     plan: LoadPlan,
-    graph_name: str,
-    signature: DecoderSignature,
+    graph: Path,
     *,
     context_length: int,
     vocab_size: int,
@@ -159,9 +158,9 @@ def _describe(
     eos_ids: frozenset[int],
     takes_messages: bool,
 ) -> ModelDescription:
-    card = parse_card(plan.card, graph_name)
-    parameter_count = plan.card.get("params_count", 0)
-    computed_in = {"float32": "fp32", "float16": "fp16"}[signature.cache[0].dtype]
+    card = parse_card(plan.card, graph.relative_to(folder_of(graph)).as_posix())
+    weights = read_weights(graph)
+    declared_count = plan.card.get("params_count")
     if not context_length:
         raise FailedPrecondition(
             f"{plan.name} does not say its context length; set FARTHING_CLOUD_CONTEXT",
@@ -173,8 +172,10 @@ def _describe(
         name=plan.name,
         digest=plan.digest,
         format="onnx",
-        quantization=_declared_dtype(plan.card, graph_name) or computed_in,
-        parameter_count=parameter_count if isinstance(parameter_count, int) else 0,
+        quantization=weights.precision,
+        parameter_count=declared_count
+        if isinstance(declared_count, int)
+        else weights.parameter_count,
         context_length=context_length,
         vocab_size=vocab_size,
         bos_ids=bos_ids,
@@ -183,15 +184,6 @@ def _describe(
         qualities=card.qualities,
         bytes_per_token=card.bytes_per_token,
     )
-
-
-def _declared_dtype(card: dict[str, Any], graph_name: str) -> str:
-    """What the card says of this graph's weights; the graph itself tells only what it computes in."""
-    artefacts = card.get("artefacts")
-    for entry in artefacts.values() if isinstance(artefacts, dict) else ():
-        if isinstance(entry, dict) and entry.get("path") == graph_name:
-            return str(entry.get("dtype", ""))
-    return "" if artefacts else str(card.get("quantization", ""))
 
 
 def _chat_template(folder: Path, texts: dict[str, Any]) -> ChatTemplate | None:

@@ -12,6 +12,7 @@ from typing import Any
 from farthing.inference.store.facts import ModelFacts
 from farthing.inference.store.onnx_folder import invalid_folder, read_config, read_json
 from farthing.inference.store.onnx_signature import GraphValue, read_signature
+from farthing.inference.store.onnx_weights import read_weights
 from farthing.kit.errors import FailedPrecondition
 
 PROBE_TIMEOUT_S = 600.0
@@ -45,11 +46,12 @@ def check_onnx(folder: Path, graph: Path) -> ModelFacts:
             "config.json names no max_position_embeddings",
             "add the model's context length",
         )
+    weights = read_weights(graph)
     return ModelFacts(
         format="onnx",
         architecture=config.architecture,
-        quantization={"float32": "fp32", "float16": "fp16"}[signature.cache[0].dtype],
-        parameter_count=0,
+        quantization=weights.precision,
+        parameter_count=weights.parameter_count,
         context_length=config.context_length,
         vocab_size=vocab_size,
         title="",
