@@ -25,6 +25,8 @@ _LONGEST_REPORT_S = 0.250
 # Kept below the promise for the time a report needs to get out.
 _REPORT_MARGIN_S = 0.020
 
+_LONGEST_COALESCE_MS = 1000
+
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -43,12 +45,16 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
         self, request: pb.GenerateRequest, context: _Context
     ) -> AsyncGenerator[pb.GenerateResponse]:
         """See inference.proto. Closing it frees the engine."""
+        coalesce_s = min(max(request.coalesce_ms, 0), _LONGEST_COALESCE_MS) / 1000
         async with aclosing(self._generate(request)) as events:
             async for event in events:
                 if isinstance(event, DoneEvent):
                     yield pb.GenerateResponse(completion=wire.encode_completion(event))
                 else:
                     yield wire.encode_delta(event)
+                    if coalesce_s:
+                        # Tokens that come meanwhile are joined by the engine's stream: fewer, larger messages.
+                        await asyncio.sleep(coalesce_s)
 
     async def Complete(
         self, request: pb.CompleteRequest, context: _Context

@@ -13,7 +13,6 @@ from farthing.api.inference.v1 import inference_pb2
 from farthing.clients.instances.pool import InstancePool
 from farthing.kit import errors
 from farthing.kit.ids import new_id
-from farthing.kit.money import NanoUsd
 from farthing.kit.rpc.channel import decode_error, outgoing_metadata
 from farthing.kit.telemetry.spans import Span
 from farthing.pricing import Usage
@@ -50,7 +49,6 @@ class Attempt:
     response_bytes: int = 0
     completion: inference_pb2.Completion | None = None
     error: errors.FarthingError | None = None
-    charged_nano_usd: NanoUsd = NanoUsd(0)
 
     @property
     def may_go_elsewhere(self) -> bool:

@@ -283,7 +283,6 @@ class Exchange:
                 instance.region, instance.instance_id, usage, lines, estimated, reason, waste,
             )  # fmt: skip
             charge = self._bill(work, span)
-            attempt.charged_nano_usd = charge.total_nano_usd
         if attempt.first_token_s:
             span.set(names.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK, attempt.first_token_s)
         span.set(

@@ -22,8 +22,7 @@ STATE = {
     InstanceState.CONNECTING: router_pb2.INSTANCE_STATE_CONNECTING,
 }
 _REJECTION: dict[Rejection, router_pb2.RejectReason] = {
-    reason: router_pb2.RejectReason.Value(f"REJECT_REASON_{reason.name}")
-    for reason in Rejection
+    reason: getattr(router_pb2, f"REJECT_REASON_{reason.name}") for reason in Rejection
 }
 
 
