@@ -19,7 +19,7 @@ import engine_wheel
 import environments
 import lock
 import system_packages
-from steps import ROOT, run_logged, step
+from steps import ROOT, fail, run_logged, step
 
 STAMPS = ROOT / ".cache" / "setup"
 SUITE_VENV = ROOT / ".venv"
@@ -112,7 +112,11 @@ def main() -> None:
     if len(sys.argv) != 2 or sys.argv[1] not in parts:
         sys.exit(f"usage: prepare.py {' | '.join(parts)}")
     guard = ROOT / ".cache" / "setup.lock"
-    guard.parent.mkdir(exist_ok=True)
+    try:
+        guard.parent.mkdir(exist_ok=True)
+        guard.touch()
+    except OSError as error:
+        fail(f"cannot write in {ROOT}: {error.strerror}", "clone into a folder of your own")
     with guard.open("w") as held:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
