@@ -19,50 +19,71 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-LAYERS, HEADS, HEAD, WIDTH, INNER, CONTEXT = 2, 2, 8, 16, 32, 256
+LAYERS, HEADS, HEAD, CONTEXT = 2, 2, 8, 256
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a decoder. The default is as small as keeps every part in play."""
+
+    layers: int = LAYERS
+    heads: int = HEADS
+    head: int = HEAD
+    inner: int = 32
+    context: int = CONTEXT
+
+    @property
+    def width(self) -> int:
+        return self.heads * self.head
 
 
 @dataclass(frozen=True)
 class TinyDecoder:
-    """The weights by name. Same seed, same weights."""
+    """The weights by name. Same seed and shape, same weights."""
 
     weights: dict[str, Array]
     vocab_size: int
+    shape: Shape = Shape()
 
     @classmethod
-    def make(cls, vocab_size: int, seed: int = 7) -> TinyDecoder:
+    def make(cls, vocab_size: int, seed: int = 7, shape: Shape = Shape()) -> TinyDecoder:
         draw = np.random.default_rng(seed)
+        width, inner = shape.width, shape.inner
 
-        def normal(*shape: int, scale: float) -> Array:
-            return (draw.standard_normal(shape) * scale).astype(np.float32)
+        def normal(rows: int, columns: int, gain: float) -> Array:
+            scale = np.float32(gain / np.sqrt(rows))
+            drawn: Array = draw.standard_normal((rows, columns), np.float32) * scale
+            return drawn
 
-        weights = {"embed": normal(vocab_size, WIDTH, scale=1.0)}
-        for layer in range(LAYERS):
+        weights = {"embed": normal(vocab_size, width, np.sqrt(vocab_size))}
+        for layer in range(shape.layers):
             for part in ("q", "k", "v", "o"):
-                weights[f"{layer}.{part}"] = normal(WIDTH, WIDTH, scale=0.4)
-            weights[f"{layer}.up"] = normal(WIDTH, INNER, scale=0.4)
-            weights[f"{layer}.down"] = normal(INNER, WIDTH, scale=0.3)
-        weights["out"] = normal(WIDTH, vocab_size, scale=0.7)
-        return cls(weights, vocab_size)
+                weights[f"{layer}.{part}"] = normal(width, width, 1.6)
+            weights[f"{layer}.up"] = normal(width, inner, 1.6)
+            weights[f"{layer}.down"] = normal(inner, width, 1.7)
+        weights["out"] = normal(width, vocab_size, 2.8)
+        return cls(weights, vocab_size, shape)
 
     def logits(self, tokens: list[int]) -> Array:
         """Logits after every token, computed at once and without a cache."""
-        w, count = self.weights, len(tokens)
+        w, count, shape = self.weights, len(tokens), self.shape
         x = w["embed"][np.array(tokens)]
-        angle = np.arange(count)[:, None] * inverse_frequencies()
+        angle = np.arange(count)[:, None] * inverse_frequencies(shape.head)
         cos, sin = (f(np.concatenate((angle, angle), -1)) for f in (np.cos, np.sin))
         future = np.triu(np.full((count, count), -1e9, np.float32), 1)
-        for layer in range(LAYERS):
+        for layer in range(shape.layers):
             h = normalise(x)
             q, k, v = (
-                (h @ w[f"{layer}.{part}"]).reshape(count, HEADS, HEAD).swapaxes(0, 1)
+                (h @ w[f"{layer}.{part}"])
+                .reshape(count, shape.heads, shape.head)
+                .swapaxes(0, 1)
                 for part in ("q", "k", "v")
             )
             q, k = q * cos + turn(q) * sin, k * cos + turn(k) * sin
-            scores = q @ k.swapaxes(1, 2) * HEAD**-0.5 + future
+            scores = q @ k.swapaxes(1, 2) * shape.head**-0.5 + future
             weight = np.exp(scores - scores.max(-1, keepdims=True))
             mixed = (weight / weight.sum(-1, keepdims=True)) @ v
-            x = x + mixed.swapaxes(0, 1).reshape(count, WIDTH) @ w[f"{layer}.o"]
+            x = x + mixed.swapaxes(0, 1).reshape(count, shape.width) @ w[f"{layer}.o"]
             up = normalise(x) @ w[f"{layer}.up"]
             x = x + (up / (1 + np.exp(-up))) @ w[f"{layer}.down"]
         result: Array = (normalise(x) @ w["out"]).astype(np.float32)
@@ -76,8 +97,8 @@ class TinyDecoder:
         return tokens[len(prompt) :]
 
 
-def inverse_frequencies() -> Array:
-    return (1.0 / 10000.0 ** (np.arange(0, HEAD, 2) / HEAD)).astype(np.float32)
+def inverse_frequencies(head: int) -> Array:
+    return (1.0 / 10000.0 ** (np.arange(0, head, 2) / head)).astype(np.float32)
 
 
 def normalise(x: Array) -> Array:
@@ -121,9 +142,9 @@ class _Graph:
         mean = self.op("ReduceMean", self.op("Mul", x, x), axes=[-1])
         return self.op("Div", x, self.op("Sqrt", self.op("Add", mean, self.number(1e-5))))
 
-    def turn(self, x: str) -> str:
-        low = self.op("Slice", x, *map(self.integers, ([0], [HEAD // 2], [-1])))
-        high = self.op("Slice", x, *map(self.integers, ([HEAD // 2], [HEAD], [-1])))
+    def turn(self, x: str, head: int) -> str:
+        low = self.op("Slice", x, *map(self.integers, ([0], [head // 2], [-1])))
+        high = self.op("Slice", x, *map(self.integers, ([head // 2], [head], [-1])))
         return self.op("Concat", self.op("Neg", high), low, axis=-1)
 
 
@@ -155,11 +176,11 @@ def build_graph(
         end = g.op("Unsqueeze", total, g.integers([0]))
         positions = g.op("Slice", seen, start, end, g.integers([1]))
     place = g.cast(g.op("Unsqueeze", positions, g.integers([1, 3])), TensorProto.FLOAT)
-    angle = g.op("Mul", place, g.constant(inverse_frequencies(), np.float32))
+    angle = g.op("Mul", place, g.constant(inverse_frequencies(decoder.shape.head), np.float32))
     angle = g.op("Concat", angle, angle, axis=-1)
     cos, sin = g.cast(g.op("Cos", angle), kind), g.cast(g.op("Sin", angle), kind)
     x = g.op("Gather", g.number(decoder.weights["embed"]), "input_ids")
-    for layer in range(LAYERS):
+    for layer in range(decoder.shape.layers):
         x = _add_layer(g, decoder, layer, x, bias, cos, sin)
     g.op("MatMul", g.normalise(x), g.number(decoder.weights["out"]), result="logits")
     inputs = [
@@ -173,36 +194,40 @@ def build_graph(
     outputs = [
         helper.make_tensor_value_info("logits", kind, ["batch", "count", decoder.vocab_size])
     ]
-    for layer in range(LAYERS):
+    for layer in range(decoder.shape.layers):
         for part in ("key", "value"):
             inputs.append(
                 helper.make_tensor_value_info(
-                    f"past_key_values.{layer}.{part}", kind, ["batch", HEADS, "past", HEAD]
+                    f"past_key_values.{layer}.{part}",
+                    kind,
+                    ["batch", decoder.shape.heads, "past", decoder.shape.head],
                 )
             )
             outputs.append(
                 helper.make_tensor_value_info(
-                    f"present.{layer}.{part}", kind, ["batch", HEADS, "total", HEAD]
+                    f"present.{layer}.{part}",
+                    kind,
+                    ["batch", decoder.shape.heads, "total", decoder.shape.head],
                 )
             )
     graph = helper.make_graph(g.nodes, "tiny", inputs, outputs, g.constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    onnx.checker.check_model(model)
     return model
 
 
 def _add_layer(
     g: _Graph, decoder: TinyDecoder, layer: int, x: str, bias: str, cos: str, sin: str
 ) -> str:
+    heads, head, width = decoder.shape.heads, decoder.shape.head, decoder.shape.width
     h = g.normalise(x)
 
     def project(part: str) -> str:
         flat = g.op("MatMul", h, g.number(decoder.weights[f"{layer}.{part}"]))
-        split = g.op("Reshape", flat, g.integers([0, 0, HEADS, HEAD]))
+        split = g.op("Reshape", flat, g.integers([0, 0, heads, head]))
         return g.op("Transpose", split, perm=[0, 2, 1, 3])
 
     def place(y: str) -> str:
-        return g.op("Add", g.op("Mul", y, cos), g.op("Mul", g.turn(y), sin))
+        return g.op("Add", g.op("Mul", y, cos), g.op("Mul", g.turn(y, head), sin))
 
     q, k, v = place(project("q")), place(project("k")), project("v")
     keys = g.op(
@@ -212,10 +237,10 @@ def _add_layer(
         "Concat", f"past_key_values.{layer}.value", v, axis=2, result=f"present.{layer}.value"
     )
     scores = g.op("MatMul", q, g.op("Transpose", keys, perm=[0, 1, 3, 2]))
-    scores = g.op("Add", g.op("Mul", scores, g.number(HEAD**-0.5)), bias)
+    scores = g.op("Add", g.op("Mul", scores, g.number(head**-0.5)), bias)
     mixed = g.op("Transpose", g.op("MatMul", g.op("Softmax", scores, axis=-1), values),
                  perm=[0, 2, 1, 3])  # fmt: skip
-    joined = g.op("Reshape", mixed, g.integers([0, 0, WIDTH]))
+    joined = g.op("Reshape", mixed, g.integers([0, 0, width]))
     x = g.op("Add", x, g.op("MatMul", joined, g.number(decoder.weights[f"{layer}.o"])))
     up = g.op("MatMul", g.normalise(x), g.number(decoder.weights[f"{layer}.up"]))
     up = g.op("Mul", up, g.op("Sigmoid", up))
@@ -251,10 +276,11 @@ def save_model(
     position_ids: bool = True,
     graph_path: str = "model.onnx",
     seed: int = 7,
+    shape: Shape = Shape(),
 ) -> TinyDecoder:
     """Writes a whole Optimum-style folder and returns the weights, to compare with."""
     folder.mkdir(parents=True, exist_ok=True)
-    decoder = TinyDecoder.make(save_tokenizer(folder), seed)
+    decoder = TinyDecoder.make(save_tokenizer(folder), seed, shape)
     graph = folder / graph_path
     graph.parent.mkdir(exist_ok=True)
     onnx.save(build_graph(decoder, dtype=dtype, position_ids=position_ids), str(graph))
@@ -262,10 +288,10 @@ def save_model(
         folder / "config.json",
         {
             "model_type": "llama",
-            "max_position_embeddings": CONTEXT,
+            "max_position_embeddings": shape.context,
             "vocab_size": decoder.vocab_size,
-            "num_attention_heads": HEADS,
-            "hidden_size": WIDTH,
+            "num_attention_heads": shape.heads,
+            "hidden_size": shape.width,
             "eos_token_id": 0,
         },
     )
