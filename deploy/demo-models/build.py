@@ -43,7 +43,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--steps", type=int, help="instead of each model's own number")
     parser.add_argument("--batch-tokens", type=int, help="instead of each model's own number")
-    parser.add_argument("--seconds", type=float, default=0, help="shorten training to fit")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=0,
+        help="most for each model; a CPU needs it",
+    )
     arguments = parser.parse_args()
     unknown = set(arguments.stages) - set(STAGES)
     if unknown:

@@ -45,7 +45,8 @@ _LIMITS = """## Limits
 - Replies of the support task describe a shop that does not exist.
 - Exact match is strict: one wrong letter counts as a failure. The tables hold
   {items} items a cell, so a ratio is uncertain by up to about ±{margin:.0%} (two standard errors at one half).
-- Single-digit facts (7 + 5, 6 * 8) are all in the training text and in no held-out item.
+- Facts of the tables (7 + 5, 12 - 7, 6 * 8, 60 * 8) are all in the training text, and no
+  held-out item asks for one.
 - Training on another machine gives other weights: the seed fixes the text and the order of the
   batches, not the rounding of a GPU, and a time limit may shorten the schedule.
 """
@@ -139,10 +140,11 @@ def _training_text() -> str:
     )
     return f"""## Training text
 
-Drawn by `recipe/tasks_*.py` from seed {SEED}; mix: {shares}. A system message stands before
-{SYSTEM_PROMPT_SHARE:.0%} of the conversations, and {LONG_CONVERSATION_SHARE:.0%} of them hold
-three to nine exchanges, up to the context of 1024 tokens. Only the assistant's tokens are
-learned from.
+Drawn by `recipe/tasks_*.py` from seed {SEED}; mix of
+exchanges: {shares}.
+A system message stands before {SYSTEM_PROMPT_SHARE:.0%} of the conversations, and
+{LONG_CONVERSATION_SHARE:.0%} of them hold three to nine exchanges, up to the context of 1024
+tokens. Only the assistant's tokens are learned from.
 
 Held out: one instance in {HELD_OUT_ONE_IN} by hash (an instance is the sum itself, the intent
 with its slots, or the record), also where it is only a step inside a longer answer; and the last

@@ -43,8 +43,8 @@ Draw = Callable[[random.Random, Level, Phrasing], Example]
 def is_held_out(key: str) -> bool:
     """Say whether the instance `key` is kept away from training, by hash alone.
 
-    Single-digit facts carry the `fact|` prefix and are never held out: they are a table to be
-    learned by heart, and every longer sum is made of them.
+    Facts of the tables carry the `fact|` prefix and are never held out: they are to be learned
+    by heart, and every longer sum is made of them.
     """
     if key.startswith(NEVER_HELD_OUT):
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 
 from recipe.examples import Example, Level, Phrasing
@@ -30,6 +31,7 @@ SIGNS = {"+": ("+", "+", "plus"), "-": ("-", "-", "minus"), "*": ("*", "x", "×"
 THINGS = (
     "apples pens books coins shells stamps cards marbles eggs tickets stickers bottles".split()
 )
+_STATED_SUM = re.compile(r"(\d+) ([+*-]) (\d+)(?= =|:)")
 PACKS = "boxes bags trays shelves crates rows packs baskets".split()
 
 GAINS = (
@@ -115,11 +117,29 @@ def multiply_steps(a: int, b: int) -> str:
     return ", ".join([*worked, f"{products[0]} + {products[1]} = {sum(products)}"])
 
 
+def is_fact(sign: str, a: int, b: int) -> bool:
+    """Say whether a sum belongs to the tables that are learned by heart.
+
+    That is: one-digit sums and products, what such a sum leaves when one part is taken off, and
+    a one-digit product with a zero behind it.
+    """
+    if sign == "-":
+        return b < 10 and a - b < 10
+    low, high = min(a, b), max(a, b)
+    return high < 10 or (sign == "*" and low < 10 and high < 100 and high % 10 == 0)
+
+
 def instance_key(sign: str, a: int, b: int) -> str:
     """The name of one sum; order does not matter where the sum does not mind it."""
-    if sign != "-":
-        a, b = min(a, b), max(a, b)
-    return f"fact|{sign}|{a}|{b}" if max(a, b) < 10 else f"math|{sign}|{a}|{b}"
+    if is_fact(sign, a, b):
+        return f"fact|{sign}|{a}|{b}"
+    return f"math|{sign}|{a}|{b}" if sign == "-" else f"math|{sign}|{min(a, b)}|{max(a, b)}"
+
+
+def stated_keys(answer: str) -> tuple[str, ...]:
+    """The names of all sums of two terms that a worked answer states on its way."""
+    stated = _STATED_SUM.findall(answer)
+    return tuple(instance_key(sign, int(a), int(b)) for a, sign, b in stated)
 
 
 def _finish(steps: str, result: int) -> str:
@@ -133,23 +153,19 @@ def _bare(rng: random.Random, sign: str, a: int, b: int, unseen: bool) -> str:
     return draw_phrase(rng, ASKS, UNSEEN_COUNT, unseen).format(sum=expression)
 
 
-def _sum(
-    rng: random.Random, low: int, high: int, unseen: bool
-) -> tuple[str, str, tuple[str, ...]]:
+def _sum(rng: random.Random, low: int, high: int, unseen: bool) -> tuple[str, str, str]:
     a, b = rng.randint(low, high), rng.randint(low, high)
     answer = _finish(f"{a} + {b}: {add_steps(a, b)}", a + b)
-    return _bare(rng, "+", a, b, unseen), answer, (instance_key("+", a, b),)
+    return _bare(rng, "+", a, b, unseen), answer, instance_key("+", a, b)
 
 
-def _difference(
-    rng: random.Random, low: int, high: int, unseen: bool
-) -> tuple[str, str, tuple[str, ...]]:
+def _difference(rng: random.Random, low: int, high: int, unseen: bool) -> tuple[str, str, str]:
     b, a = sorted((rng.randint(low, high), rng.randint(low, high)))
     answer = _finish(f"{a} - {b}: {subtract_steps(a, b)}", a - b)
-    return _bare(rng, "-", a, b, unseen), answer, (instance_key("-", a, b),)
+    return _bare(rng, "-", a, b, unseen), answer, instance_key("-", a, b)
 
 
-Drawn = tuple[str, str, tuple[str, ...]]
+Drawn = tuple[str, str, str]
 
 
 def _fact(rng: random.Random, unseen: bool) -> Drawn:
@@ -160,7 +176,7 @@ def _fact(rng: random.Random, unseen: bool) -> Drawn:
     else:
         result = a + b if sign == "+" else a - b if sign == "-" else a * b
         answer = _finish(f"{a} {sign} {b} = {result}", result)
-    return _bare(rng, sign, a, b, unseen), answer, (instance_key(sign, a, b),)
+    return _bare(rng, sign, a, b, unseen), answer, instance_key(sign, a, b)
 
 
 def _story(rng: random.Random, unseen: bool) -> Drawn:
@@ -174,18 +190,16 @@ def _story(rng: random.Random, unseen: bool) -> Drawn:
         return (
             prompt,
             _finish(f"{a} + {b}: {add_steps(a, b)}", a + b),
-            (instance_key("+", a, b),),
+            instance_key("+", a, b),
         )
     answer = _finish(f"{a} - {b}: {subtract_steps(a, b)}", a - b)
-    return prompt, answer, (instance_key("-", a, b),)
+    return prompt, answer, instance_key("-", a, b)
 
 
 def _product(rng: random.Random, b_low: int, b_high: int, unseen: bool) -> Drawn:
     a, b = rng.randint(11, 99), rng.randint(b_low, b_high)
     answer = _finish(f"{a} * {b}: {multiply_steps(a, b)}", a * b)
-    parts = [(a, b % 10), (a, b - b % 10)] if b >= 10 else []
-    keys = [instance_key("*", a, b), *(instance_key("*", x, y) for x, y in parts)]
-    return _bare(rng, "*", a, b, unseen), answer, tuple(keys)
+    return _bare(rng, "*", a, b, unseen), answer, instance_key("*", a, b)
 
 
 def _two_steps(rng: random.Random, unseen: bool) -> Drawn:
@@ -207,12 +221,7 @@ def _two_steps(rng: random.Random, unseen: bool) -> Drawn:
     answer = _finish(
         f"First {a} {first_sign} {b} = {first}. Then {first} {sign} {c} = {result}", result
     )
-    keys = (
-        f"math|two|{first_sign}|{a}|{b}|{sign}|{c}",
-        instance_key(first_sign, a, b),
-        instance_key(sign, first, c),
-    )
-    return prompt, answer, keys
+    return prompt, answer, f"math|two|{first_sign}|{a}|{b}|{sign}|{c}"
 
 
 def _three_terms(rng: random.Random, unseen: bool) -> Drawn:
@@ -220,8 +229,7 @@ def _three_terms(rng: random.Random, unseen: bool) -> Drawn:
     first = a + b
     prompt = draw_phrase(rng, ASKS, UNSEEN_COUNT, unseen).format(sum=f"{a} + {b} + {c}")
     steps = f"{a} + {b} = {first}, {first} + {c} = {first + c}"
-    keys = (f"math|three|{a}|{b}|{c}", instance_key("+", a, b), instance_key("+", first, c))
-    return prompt, _finish(steps, first + c), keys
+    return prompt, _finish(steps, first + c), f"math|three|{a}|{b}|{c}"
 
 
 _EASY: dict[str, tuple[float, Callable[[random.Random, bool], Drawn]]] = {
@@ -245,5 +253,5 @@ def draw(rng: random.Random, level: Level, phrasing: Phrasing) -> Example:
     kinds = _EASY if level == "easy" else _HARD
     weights = [weight for weight, _ in kinds.values()]
     kind = rng.choices(tuple(kinds), weights)[0]
-    prompt, answer, keys = kinds[kind][1](rng, phrasing == "unseen")
-    return Example(TASK, level, kind, phrasing, prompt, answer, keys)
+    prompt, answer, key = kinds[kind][1](rng, phrasing == "unseen")
+    return Example(TASK, level, kind, phrasing, prompt, answer, (key, *stated_keys(answer)))
