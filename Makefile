@@ -75,12 +75,15 @@ imports: setup ## Check which part may import which
 
 # -- heavier work ------------------------------------------------------------------------
 
-.PHONY: chaos bench-router models
+.PHONY: chaos bench-router bench-gpu models
 chaos: setup ## Kill, cut and fill while it serves; money must still add up
 	@exec $(BIN)/python -m pytest -m chaos $(ARGS)
 
 bench-router: setup ## Measure the router's overhead per request
 	@exec $(BIN)/python tests/bench/bench_router.py $(ARGS)
+
+bench-gpu: setup ## Check and measure the cloud engine on CUDA against the CPU
+	@exec $(BIN)/python tests/bench/gpu_check.py --model deploy/demo-models/cloud-large $(ARGS)
 
 models: setup ## Train and export the demo models again
 	@exec $(BIN)/python deploy/demo-models/build.py $(ARGS)

@@ -11,9 +11,11 @@ from tests.cloud.conftest import Tiny
 from tests.support.tiny_onnx import CONTEXT, HEAD, HEADS, LAYERS, save_model, write
 
 from farthing.cloud.backend_ort import OrtBackend
+from farthing.cloud.plan import LoadPlan
 from farthing.cloud.runtime import load_runtime, open_session
 from farthing.inference.backend import ChatMessage, Interrupted
 from farthing.inference.model import Capability
+from farthing.inference.store import ModelStore
 from farthing.kit.errors import FailedPrecondition, InvalidArgument, Unimplemented
 
 PROMPT = [5, 9, 200, 17, 3, 88, 120, 44, 250, 61, 7, 19, 33, 140, 76, 90, 101, 102, 103, 8]
@@ -135,6 +137,34 @@ def test_graphs_with_and_without_position_ids_in_both_precisions(
     backend.close()
 
 
+def test_the_extra_inputs_of_merged_and_newer_exports_are_fed(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    import onnx
+
+    save_model(tmp_path)
+    model = onnx.load(str(tmp_path / "model.onnx"))
+    model.graph.input.append(
+        onnx.helper.make_tensor_value_info("use_cache_branch", onnx.TensorProto.BOOL, [1])
+    )
+    model.graph.input.append(
+        onnx.helper.make_tensor_value_info("num_logits_to_keep", onnx.TensorProto.INT64, [])
+    )
+    onnx.save(model, str(tmp_path / "model.onnx"))
+    backend = OrtBackend(Tiny(tmp_path, tiny.decoder).plan())
+    assert greedy(backend, PROMPT, 10) == tiny.decoder.greedy(PROMPT, 10)
+    backend.close()
+
+
+def test_the_graph_that_is_named_is_the_graph_that_runs(tmp_path: Path) -> None:
+    save_model(tmp_path, graph_path="onnx/model.onnx")
+    save_model(tmp_path, graph_path="onnx/model_fp16.onnx", dtype=np.float16)
+    stored = ModelStore(tmp_path / "store").locate(tmp_path / "onnx/model_fp16.onnx")
+    backend = OrtBackend(LoadPlan(stored.path, "half", stored.digest, {}, device="cpu"))
+    assert backend.model.quantization == "fp16"
+    backend.close()
+
+
 def test_the_description_comes_from_the_folder(tiny: Tiny, backend: OrtBackend) -> None:
     model = backend.model
     assert (model.format, model.context_length) == ("onnx", CONTEXT)
@@ -152,8 +182,7 @@ def test_a_card_brings_the_qualities_of_this_graph(tiny: Tiny) -> None:
             "gguf": {"path": "model.gguf", "task_quality": {}},
         },
     }
-    plan = tiny.plan()
-    backend = OrtBackend(type(plan)(plan.path, "tiny", "d" * 64, card, device="cpu"))
+    backend = OrtBackend(LoadPlan(tiny.folder, "tiny", "d" * 64, card, device="cpu"))
     assert backend.model.parameter_count == 1234
     assert {q.task: q.quality_ratio for q in backend.model.qualities} == {"": 0.5, "math": 0.5}
     backend.close()
