@@ -79,7 +79,8 @@ def test_an_interrupt_gives_a_step_up_until_the_next_rewind(backend: LlamaBacken
 
 
 @pytest.mark.parametrize(
-    "schema", ["{", "[]", '{"type": "nothing"}', '{"$ref": "https://example.com/x.json"}']
+    "schema",
+    ["{", "[" * 100_000, "[]", '{"type": "nothing"}', '{"$ref": "https://example.com/x.json"}'],
 )
 def test_a_schema_without_a_grammar_is_refused(backend: LlamaBackend, schema: str) -> None:
     with pytest.raises(InvalidArgument) as caught:

@@ -10,10 +10,9 @@ import llama_cpp as llama
 import numpy as np
 from llama_cpp.llama_grammar import json_schema_to_gbnf
 
+from farthing.edge.schema_limits import bad_schema, check_schema
 from farthing.inference.backend import Logits
-from farthing.kit.errors import InvalidArgument
 
-_FIELD = "input.response_format.json_schema"
 _CANDIDATE = np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
 
 
@@ -25,7 +24,7 @@ class GrammarConstraint:
         grammar = _schema_grammar(json_schema)
         self._sampler = llama.llama_sampler_init_grammar(vocab, grammar.encode(), b"root")
         if not self._sampler:
-            raise _bad_schema("llama.cpp cannot follow the grammar made of it")
+            raise bad_schema("llama.cpp cannot follow the grammar made of it")
         self._candidates = np.zeros(vocab_size, _CANDIDATE)
         self._candidates["id"] = np.arange(vocab_size)
         self._array = llama.llama_token_data_array(
@@ -52,23 +51,14 @@ class GrammarConstraint:
 def _schema_grammar(json_schema: str) -> str:
     try:
         schema = json.loads(json_schema)
-    except ValueError as error:
-        raise _bad_schema(f"it is not JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise bad_schema(f"it is not JSON: {error}") from error
     if not isinstance(schema, dict):
-        raise _bad_schema("it is not a JSON object")
+        raise bad_schema("it is not a JSON object")
+    check_schema(schema)
     try:
         grammar: str = json_schema_to_gbnf(json_schema)
-    except RecursionError as error:
-        raise _bad_schema("it is nested too deeply") from error
     except Exception as error:
         # The converter asserts and raises whatever comes; any of it means this schema.
-        raise _bad_schema(str(error) or type(error).__name__) from error
+        raise bad_schema(str(error) or type(error).__name__) from error
     return grammar
-
-
-def _bad_schema(problem: str) -> InvalidArgument:
-    return InvalidArgument(
-        f"{_FIELD} cannot be used: {problem}. Correct or simplify the schema.",
-        field=_FIELD,
-        reason="SCHEMA_INVALID",
-    )

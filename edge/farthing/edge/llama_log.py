@@ -14,14 +14,19 @@ _ERROR_LEVEL = 4
 
 
 class LibraryLog:
-    """The library's log sink; keep it as long as the library is in use."""
+    """The library's log sink."""
 
     def __init__(self) -> None:
         self._callback = llama.llama_log_callback(self._take)
         self._last_error = ""
 
     def attach(self) -> None:
-        """Makes the library write here; it has one sink per process."""
+        """Makes the library write here; it has one sink per process.
+
+        The library keeps the address for good, so the callback must outlive every Python
+        reference to it: one reference is given away.
+        """
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._callback))
         llama.llama_log_set(self._callback, ctypes.c_void_p(0))
 
     def forget(self) -> None:
