@@ -90,7 +90,7 @@ class SqliteQuotaStore:
     """Implements QuotaStore on one SQLite file, which it owns alone.
 
     `now_ms` is the time of the start. A transaction survives the death of the process; with
-    synchronous="normal" a loss of power may take the last ones back, see docs/decisions.
+    synchronous="normal" a loss of power may take the last ones back, see docs/decisions/0011.
     """
 
     def __init__(self, path: Path, *, now_ms: int, synchronous: Synchronous = "normal") -> None:
