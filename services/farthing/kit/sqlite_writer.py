@@ -73,7 +73,8 @@ class SqliteWriter:
 
     What `run` has returned survives the death of the process. It survives the loss of power only
     with synchronous="full", which costs an fsync per transaction. The file is locked for this
-    connection alone unless `exclusive` is false, so that others can read beside it. A job that means to refuse raises a FarthingError before it writes anything.
+    connection alone unless `exclusive` is false, so that others can read beside it. A job that
+    means to refuse raises a FarthingError before it writes anything.
     """
 
     def __init__(
