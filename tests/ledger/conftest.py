@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from farthing.kit.errors import Unauthenticated, Unavailable
 from farthing.ledger.core.charges import (
     Charge,
     CostKind,
@@ -79,6 +82,47 @@ def make_charge() -> Callable[..., Charge]:
 def make_span() -> Callable[..., Span]:
     """See build_span."""
     return build_span
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Whose key it is."""
+
+    organisation_id: str
+    admin: bool
+
+
+class Keys:
+    """The keys that are known, by their secret; stands where the quota service's client stands."""
+
+    def __init__(self) -> None:
+        self.owners = {
+            "fk-admin": Owner("operator", True),
+            "fk-acme": Owner("acme", False),
+            "fk-rival": Owner("rival", False),
+        }
+        self.reachable = True
+
+    async def resolve(self, key_digest: bytes) -> Owner:
+        """See farthing.ledger.access.ResolveKey."""
+        if not self.reachable:
+            raise Unavailable("quota cannot be reached", reason="QUOTA_UNREACHABLE")
+        for secret, owner in self.owners.items():
+            if hashlib.sha256(secret.encode()).digest() == key_digest:
+                return owner
+        raise Unauthenticated("the API key is unknown", reason="KEY_INVALID")
+
+
+@pytest.fixture
+def keys() -> Keys:
+    """Known keys."""
+    return Keys()
+
+
+@pytest.fixture
+def resolve_key(keys: Keys) -> Callable[[bytes], Awaitable[Owner]]:
+    """Resolves known keys."""
+    return keys.resolve
 
 
 @pytest.fixture(params=["memory", "sqlite"])

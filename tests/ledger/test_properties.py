@@ -89,7 +89,7 @@ def test_any_redelivery_in_any_order_gives_the_same_books_on_every_store(
     again = data.draw(st.lists(st.sampled_from(made), max_size=12)) if made else []
     delivered = data.draw(st.permutations([*made, *again]))
     cut = data.draw(st.integers(0, len(delivered)))
-    filters = ()
+    filters: tuple[SpendFilter, ...] = ()
     if data.draw(st.booleans()):
         filters = (SpendFilter(Dimension.ORGANISATION, ("acme", "ünï'\"%")),)
     start_ns, end_ns = (NOON_NS + offset for offset in window)

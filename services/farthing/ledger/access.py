@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from farthing.kit.errors import Unauthenticated
+from farthing.kit.errors import PermissionDenied
 from farthing.ledger.core.spend import Dimension, SpendFilter
 
 
 class KeyOwner(Protocol):
-    """What is known of a key's owner."""
+    """What the quota service knows of a key's owner."""
 
     @property
     def organisation_id(self) -> str:
@@ -23,12 +24,8 @@ class KeyOwner(Protocol):
         ...
 
 
-class Authenticator(Protocol):
-    """Resolves API keys: the quota service's client."""
-
-    async def authenticate(self, key_digest: bytes) -> KeyOwner | None:
-        """The owner of the key with this SHA-256; None if it is unknown, revoked or expired."""
-        ...
+ResolveKey = Callable[[bytes], Awaitable[KeyOwner]]
+"""The owner of the key with this SHA-256. Unauthenticated if it is unknown, revoked or expired."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +42,12 @@ class Viewer:
         return (*filters, SpendFilter(Dimension.ORGANISATION, (self.organisation_id,)))
 
 
-async def authenticate(authenticator: Authenticator, key_digest: bytes) -> Viewer:
-    """The viewer behind a key. Unauthenticated if there is none."""
-    owner = await authenticator.authenticate(key_digest)
-    if owner is None:
-        raise Unauthenticated(
-            "the API key is unknown, revoked or expired; `farthing keys create` makes one",
-            reason="KEY_INVALID",
-        )
+async def identify(resolve: ResolveKey, key_digest: bytes) -> Viewer:
+    """The viewer behind a key; errors as ResolveKey."""
+    owner = await resolve(key_digest)
     if not owner.admin and not owner.organisation_id:
-        raise Unauthenticated("the API key belongs to no organisation", reason="KEY_INVALID")
+        raise PermissionDenied(
+            "the API key belongs to no organisation; make one with `farthing keys create`",
+            reason="KEY_WITHOUT_ORGANISATION",
+        )
     return Viewer(owner.organisation_id, owner.admin)

@@ -15,7 +15,7 @@ from farthing.kit.rpc import context as call_context
 from farthing.kit.telemetry import names
 from farthing.kit.telemetry.metrics import Metrics
 from farthing.ledger import codec
-from farthing.ledger.access import Authenticator, Viewer, authenticate
+from farthing.ledger.access import ResolveKey, Viewer, identify
 from farthing.ledger.core.charges import Charge, RecordOutcome, find_fault
 from farthing.ledger.core.spans import build_tree, visible_spans
 from farthing.ledger.core.spend import DEFAULT_ROW_LIMIT, MAX_ROW_LIMIT, SpendFilter, SpendQuery
@@ -34,9 +34,9 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
     """RecordCharges takes no key: it is for our own services, on loopback or behind mutual TLS."""
 
     def __init__(
-        self, store: LedgerStore, authenticator: Authenticator, clock: Clock, metrics: Metrics
+        self, store: LedgerStore, resolve_key: ResolveKey, clock: Clock, metrics: Metrics
     ) -> None:
-        self._store, self._authenticator, self._clock = store, authenticator, clock
+        self._store, self._resolve_key, self._clock = store, resolve_key, clock
         self._charges = metrics.counter(
             names.METRIC_LEDGER_CHARGES, "Charges received.", ("outcome",)
         )
@@ -156,7 +156,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
 
     async def _viewer(self) -> Viewer:
         digest = call_context.current().require_key_digest()
-        return await authenticate(self._authenticator, digest)
+        return await identify(self._resolve_key, digest)
 
     def _window(
         self, request: ledger_pb2.QuerySpendRequest | ledger_pb2.ListChargesRequest

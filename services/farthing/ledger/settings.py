@@ -37,11 +37,6 @@ class LedgerSettings(ServiceSettings):
         env="FARTHING_CONSOLE_SECURE_COOKIE",
         doc="Mark the console's cookie Secure: set it when a proxy serves the console over HTTPS.",
     )
-    quota_address: str = setting(
-        "",
-        env="FARTHING_QUOTA_ADDRESS",
-        doc="host:port of the quota service that resolves API keys; empty finds it by discovery.",
-    )
     span_retention_days: int = setting(
         30,
         env="FARTHING_SPAN_RETENTION_DAYS",

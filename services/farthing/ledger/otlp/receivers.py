@@ -10,7 +10,7 @@ import grpc
 from aiohttp import web
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError, Message
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTracePartialSuccess,
     ExportTraceServiceRequest,
@@ -28,7 +28,10 @@ _PROTOBUF, _JSON = "application/x-protobuf", "application/json"
 _HEX_FIELDS = ("traceId", "spanId", "parentSpanId", "trace_id", "span_id", "parent_span_id")
 
 
-class TraceServicer(trace_service_pb2_grpc.TraceServiceServicer):
+_SERVICE = trace_service_pb2.DESCRIPTOR.services_by_name["TraceService"].full_name
+
+
+class TraceServicer:
     """OTLP/gRPC. Answers when the spans are stored: what was not acknowledged is sent again."""
 
     def __init__(self, intake: SpanIntake) -> None:
@@ -41,6 +44,16 @@ class TraceServicer(trace_service_pb2_grpc.TraceServiceServicer):
         decoded = decode_request(request)
         await self._intake.take(decoded)
         return _respond(decoded)
+
+
+def add_trace_servicer(servicer: TraceServicer, server: Any) -> None:
+    """Registers the servicer. The published stubs do it in a form older than our server takes."""
+    handler = grpc.unary_unary_rpc_method_handler(
+        servicer.Export,
+        request_deserializer=ExportTraceServiceRequest.FromString,
+        response_serializer=ExportTraceServiceResponse.SerializeToString,
+    )
+    server.add_registered_method_handlers(_SERVICE, {"Export": handler})
 
 
 def make_http_receiver(intake: SpanIntake) -> web.Application:
