@@ -14,7 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 
 def to_plain(message: Message) -> dict[str, Any]:
-    """A message as JSON-ready values: whole numbers stay whole, enums are lower-case words, what is unset is left out."""
+    """A message as JSON-ready values: whole numbers stay whole, enums are lower-case words, unset ones are left out."""
     plain: dict[str, Any] = {}
     for field in message.DESCRIPTOR.fields:
         if field.has_presence and not message.HasField(field.name):

@@ -15,11 +15,11 @@ from farthing.cli.output import print_json, print_table, to_plain
 from farthing.kit.money import format_usd
 
 _PREFIX = "SPEND_DIMENSION_"
-_DIMENSIONS = {
-    value.name.removeprefix(_PREFIX).lower(): value.number
+_DIMENSIONS = tuple(
+    value.name.removeprefix(_PREFIX).lower()
     for value in ledger_pb2.SpendDimension.DESCRIPTOR.values
     if value.number
-}
+)
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -133,8 +133,8 @@ def _timestamp(moment: datetime | None) -> Timestamp | None:
     return timestamp
 
 
-def _dimension(name: str) -> ledger_pb2.SpendDimension:
-    return ledger_pb2.SpendDimension.Value(_PREFIX + name.upper())
+def _dimension(name: str) -> str:
+    return _PREFIX + name.upper()
 
 
 def _filter(text: str) -> ledger_pb2.SpendFilter:

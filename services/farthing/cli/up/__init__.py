@@ -1,0 +1,1 @@
+"""`farthing up`: the whole suite in two regions on one machine, supervised."""
