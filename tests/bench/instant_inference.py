@@ -1,0 +1,32 @@
+"""An inference service that answers at once, so that a benchmark sees the router and not the model."""
+
+from __future__ import annotations
+
+import os
+
+import grpc
+import uvloop
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from tests.support.scripted_inference import Script, ScriptedInference
+
+from farthing.api.inference.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
+
+
+async def serve() -> None:
+    count = int(os.environ.get("BENCH_TOKENS", "10"))
+    server = grpc.aio.server()
+    servicer = ScriptedInference(
+        "instant", Script(tokens=("token ",) * count, us_per_token=100)
+    )
+    add_InferenceServiceServicer_to_server(servicer, server)
+    health = HealthServicer()
+    await health.set("", health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    server.add_insecure_port(f"{os.environ['FARTHING_HOST']}:{os.environ['FARTHING_PORT']}")
+    await server.start()
+    await server.wait_for_termination()
+
+
+if __name__ == "__main__":
+    uvloop.run(serve())
