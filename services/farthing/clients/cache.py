@@ -19,6 +19,7 @@ from farthing.kit.errors import FarthingError
 Level = Literal["local", "shared"]
 _OVERHEAD_BYTES = 640  # index and objects of one entry beside its serialised size
 _BATCH_LIMIT_COUNT = 512
+_STORE_LINGER_S = 0.05
 _log = logging.getLogger(__name__)
 
 
@@ -208,6 +209,8 @@ class RemoteCacheClient:
 
     async def _send_stores(self) -> None:
         while not self._stores.empty():
+            # Nobody waits for a store: let others join it, for a call costs more than what it carries.
+            await asyncio.sleep(_STORE_LINGER_S)
             batch: list[cache_pb2.Store] = []
             while len(batch) < _BATCH_LIMIT_COUNT and not self._stores.empty():
                 batch.append(self._stores.get_nowait())
@@ -216,7 +219,7 @@ class RemoteCacheClient:
                     cache_pb2.BatchStoreRequest(stores=batch),
                     timeout=self._options.store_timeout_s,
                 )
-            except grpc.aio.AioRpcError as error:
+            except (FarthingError, grpc.aio.AioRpcError) as error:
                 self.dropped_store_count += len(batch)
                 self._note_reachable(False, error)
 

@@ -12,7 +12,8 @@ from farthing.kit.clock import Clock
 from farthing.kit.errors import Aborted, AlreadyExists
 
 KEEP_S = 600.0
-_MOST_BYTES = 32 * 1024 * 1024
+_MOST_BYTES = 8 * 1024 * 1024
+_ENTRY_OVERHEAD_BYTES = 1024
 
 
 class ReplayLog:
@@ -20,7 +21,8 @@ class ReplayLog:
 
     def __init__(self, clock: Clock, *, most_bytes: int = _MOST_BYTES) -> None:
         self._clock, self._most_bytes, self._size = clock, most_bytes, 0
-        self._entries: OrderedDict[tuple[bytes, str], _Entry] = OrderedDict()
+        self._entries: dict[tuple[bytes, str], _Entry] = {}
+        self._finished: OrderedDict[tuple[bytes, str], None] = OrderedDict()
 
     async def play(
         self,
@@ -48,7 +50,7 @@ class ReplayLog:
             for event in await known.wait():
                 yield event
             return
-        entry = self._entries[key] = _Entry(fingerprint, self._clock.monotonic())
+        entry = self._entries[key] = _Entry(fingerprint)
         try:
             async with aclosing(events):
                 async for event in events:
@@ -58,29 +60,38 @@ class ReplayLog:
             self._entries.pop(key, None)
             entry.fail()
             raise
-        entry.finish()
-        self._size += entry.size
+        entry.finish(self._clock.monotonic())
+        self._finished[key] = None
+        self._size += entry.size_bytes
         self._expire()
 
     def _expire(self) -> None:
         oldest_kept = self._clock.monotonic() - KEEP_S
-        while self._entries:
-            key, entry = next(iter(self._entries.items()))
-            if not entry.done or (
-                entry.started > oldest_kept and self._size <= self._most_bytes
-            ):
+        while self._finished:
+            key = next(iter(self._finished))
+            entry = self._entries[key]
+            if entry.finished_s > oldest_kept and self._size <= self._most_bytes:
                 return
-            del self._entries[key]
-            self._size -= entry.size
+            del self._finished[key], self._entries[key]
+            self._size -= entry.size_bytes
 
 
 class _Entry:
-    __slots__ = ("_finished", "done", "events", "fingerprint", "size", "started")
+    __slots__ = (
+        "_finished",
+        "_kept",
+        "done",
+        "events",
+        "fingerprint",
+        "finished_s",
+        "size_bytes",
+    )
 
-    def __init__(self, fingerprint: bytes, started: float) -> None:
+    def __init__(self, fingerprint: bytes) -> None:
         self.fingerprint = fingerprint
-        self.started, self.size, self.done = started, 0, False
+        self.finished_s, self.size_bytes, self.done = 0.0, 0, False
         self.events: list[router_pb2.GenerateResponse] = []
+        self._kept: tuple[bytes, ...] = ()
         self._finished: asyncio.Future[bool] | None = None
 
     async def wait(self) -> list[router_pb2.GenerateResponse]:
@@ -93,11 +104,14 @@ class _Entry:
                     reason="FIRST_CALL_FAILED",
                     retry_after_ms=1,
                 )
-        return self.events
+        return [router_pb2.GenerateResponse.FromString(kept) for kept in self._kept]
 
-    def finish(self) -> None:
-        self.done = True
-        self.size = sum(event.ByteSize() for event in self.events)
+    def finish(self, now_s: float) -> None:
+        # A message object takes many times its encoded size, and a stream has one for each token.
+        self._kept = tuple(event.SerializeToString() for event in _join_deltas(self.events))
+        self.events = []
+        self.size_bytes = sum(map(len, self._kept)) + _ENTRY_OVERHEAD_BYTES
+        self.finished_s, self.done = now_s, True
         self._tell(True)
 
     def fail(self) -> None:
@@ -106,3 +120,27 @@ class _Entry:
     def _tell(self, success: bool) -> None:
         if self._finished is not None and not self._finished.done():
             self._finished.set_result(success)
+
+
+def _join_deltas(
+    events: list[router_pb2.GenerateResponse],
+) -> list[router_pb2.GenerateResponse]:
+    """The same answer with all its text in one delta, where the first one was."""
+    joined: list[router_pb2.GenerateResponse] = []
+    whole: router_pb2.GenerateResponse | None = None
+    texts: list[str] = []
+    for event in events:
+        if not event.HasField("delta"):
+            joined.append(event)
+            continue
+        texts.append(event.delta.text)
+        if whole is None:
+            whole = router_pb2.GenerateResponse()
+            whole.CopyFrom(event)
+            joined.append(whole)
+        else:
+            whole.delta.token_count += event.delta.token_count
+            whole.delta.logprobs.extend(event.delta.logprobs)
+    if whole is not None:
+        whole.delta.text = "".join(texts)
+    return joined
