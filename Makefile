@@ -79,8 +79,8 @@ imports: setup ## Check which part may import which
 chaos: setup ## Kill, cut and fill while it serves; money must still add up
 	@exec $(BIN)/python -m pytest -m chaos $(ARGS)
 
-bench-router: setup ## Measure the router's overhead per request
-	@exec $(BIN)/python tests/bench/bench_router.py $(ARGS)
+bench-router: setup ## Measure what the router adds to a request (CPU, latency, memory, start)
+	@exec $(BIN)/python -m tests.bench.router $(ARGS)
 
 bench-gpu: setup ## Check and measure the cloud engine on CUDA against the CPU
 	@exec $(BIN)/python tests/bench/gpu_check.py --model deploy/demo-models/cloud-large $(ARGS)
