@@ -17,7 +17,7 @@ from farthing.cli.connection import (
     require_key,
     run,
 )
-from farthing.cli.output import enum_word, print_json, print_table, to_plain
+from farthing.cli.output import enum_word, print_json, print_table, printable, to_plain
 from farthing.cli.request import PromptOptions, prompt_options
 from farthing.cli.settings import CliSettings
 from farthing.kit.errors import Internal
@@ -57,7 +57,7 @@ def ask(options: PromptOptions, stream: bool | None, as_json: bool) -> None:
             }
         )
         return
-    click.echo("" if show else answered.text)
+    click.echo("" if show else printable(answered.text))
     click.echo(_footer(answered), err=True)
 
 
@@ -121,7 +121,7 @@ async def _generate(
                 elif kind == "delta":
                     texts.append(response.delta.text)
                     if show:
-                        click.echo(response.delta.text, nl=False)
+                        click.echo(printable(response.delta.text), nl=False)
                 elif kind == "result":
                     result = response.result
         except grpc.aio.AioRpcError as error:

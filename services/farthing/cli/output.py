@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -11,6 +12,9 @@ import click
 from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
+
+
+_PIPE_WIDTH = 400
 
 
 def to_plain(message: Message) -> dict[str, Any]:
@@ -42,6 +46,16 @@ def enum_word(descriptor: EnumDescriptor, number: int) -> str:
     return word
 
 
+def printable(text: str) -> str:
+    """A model's text without characters that would command the terminal; line breaks and tabs stay."""
+    return "".join(
+        mark
+        if mark in "\n\t" or unicodedata.category(mark) != "Cc"
+        else "\N{REPLACEMENT CHARACTER}"
+        for mark in text
+    )
+
+
 def print_json(value: Any) -> None:
     """Print JSON, indented."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
@@ -50,16 +64,24 @@ def print_json(value: Any) -> None:
 def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[int] = ()
 ) -> None:
-    """Print a table as wide as the terminal; columns in `right` are aligned right."""
+    """Print a table as wide as the terminal; columns in `right` hold figures."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index in right else "left", overflow="fold")
+        table.add_column(
+            column,
+            justify="right" if index in right else "left",
+            overflow="fold",
+            no_wrap=index in right,
+        )
     for row in rows:
         table.add_row(*row)
-    Console(highlight=False, markup=False).print(table)
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH  # a line per row, for grep and awk
+    console.print(table)
 
 
 def format_time(timestamp: Timestamp) -> str:

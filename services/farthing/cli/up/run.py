@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import time
-from pathlib import Path
 
 from rich.console import Console
 
@@ -79,7 +78,7 @@ async def _start(layout: Layout, supervisor: Supervisor, console: Console) -> se
     keys = seeding.remember_keys(layout)
     agents = plan.plan_agents(layout)
     services = plan.plan_services(layout, admin_key=keys.admin, environ=os.environ)
-    program = find_consul(os.environ, Path.cwd())
+    program = find_consul(os.environ, layout.assets)
     # Before anything on disk changes: another suite may be running from the same folder.
     check_ports([*plan.list_listeners(services), *plan.list_agent_listeners(agents)])
     for agent in agents:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from farthing.cli.output import printable
 from farthing.cli.up.layout import Layout
 from farthing.cli.up.records import DemoPrompt, PromptRecord
 from farthing.kit.errors import FarthingError
@@ -17,9 +18,9 @@ _WIDTH = 100
 
 
 def make_console() -> Console:
-    """A console no wider than 100 columns; narrower terminals fold."""
+    """A console of 100 columns; narrower terminals fold."""
     console = Console(highlight=False)
-    if console.width > _WIDTH:
+    if console.width > _WIDTH or not console.is_terminal:
         console.width = _WIDTH
     return console
 
@@ -29,10 +30,10 @@ def show_record(console: Console, number: int, count: int, record: PromptRecord)
     way = "OpenAI HTTP" if record.interface == "http" else "gRPC stream"
     console.rule(Text(f"{number}/{count}  {record.task} · {record.level} · {way}", "bold"))
     grid = Table.grid(padding=(0, 1))
-    grid.add_column(style="dim", no_wrap=True, width=9)
+    grid.add_column(style="dim", no_wrap=True, width=10)
     grid.add_column(overflow="fold")
-    grid.add_row("prompt", Text(record.prompt))
-    grid.add_row("answer", Text(record.answer, "bold"))
+    grid.add_row("prompt", Text(printable(record.prompt)))
+    grid.add_row("answer", Text(printable(record.answer), "bold"))
     verdict = (
         Text("as expected", "green")
         if record.correct
