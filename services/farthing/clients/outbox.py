@@ -8,6 +8,7 @@ import random
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from farthing.clients.outbox_lane import Deliver, Entry, Lane, LaneLimits
@@ -76,6 +77,7 @@ class Outbox:
         self._writer = SqliteWriter(path, schema=_SCHEMA, synchronous=synchronous)
         self._lanes: dict[str, Lane] = {}
         self._next_sequence = 1
+        self._queued: list[tuple[Entry, asyncio.Future[None]]] = []
         self._depth_count = 0
         self._refused_count = 0
         self._empty = asyncio.Event()
@@ -104,7 +106,7 @@ class Outbox:
         The same id with the same payload is kept once; with another payload the first stays, and
         the second is logged as an error.
         """
-        self._write(self._admit(kind, entry_id, payload)).add_done_callback(_log_failure)
+        self._queue(self._admit(kind, entry_id, payload)).add_done_callback(_log_failure)
 
     async def append_durable(self, kind: str, entry_id: str, payload: bytes) -> None:
         """As `append`, returning once the entry is on disk.
@@ -112,10 +114,13 @@ class Outbox:
         AlreadyExists for the same id with another payload, Unavailable when the disk refuses.
         """
         # Shielded: a caller that goes away must not undo the write.
-        await asyncio.shield(self._write(self._admit(kind, entry_id, payload)))
+        stored = self._queue(self._admit(kind, entry_id, payload))
+        self._write_queued()
+        await asyncio.shield(stored)
 
     async def flush(self) -> None:
         """Return when everything appended so far is on disk."""
+        self._write_queued()
         await self._writer.run(lambda db: None)
 
     async def drained(self) -> None:
@@ -146,6 +151,7 @@ class Outbox:
 
     async def close(self) -> None:
         """Stop delivering, write what is queued, close the file. What is left goes out after the next start."""
+        self._write_queued()
         for lane in self._lanes.values():
             await lane.stop()
         await self._writer.close()
@@ -168,16 +174,43 @@ class Outbox:
         self._note_depth()
         return entry
 
-    def _write(self, entry: Entry) -> asyncio.Future[bool]:
-        stored = self._writer.submit(lambda db: _insert(db, entry))
-        stored.add_done_callback(lambda done: self._note_stored(entry, done))
+    def _queue(self, entry: Entry) -> asyncio.Future[None]:
+        """Have `entry` written with what else comes in this turn of the loop, or with the next durable one."""
+        loop = asyncio.get_running_loop()
+        if not self._queued:
+            loop.call_soon(self._write_queued)
+        stored: asyncio.Future[None] = loop.create_future()
+        self._queued.append((entry, stored))
         return stored
 
-    def _note_stored(self, entry: Entry, stored: asyncio.Future[bool]) -> None:
-        if not stored.cancelled() and stored.exception() is None and stored.result():
-            self._lane(entry.kind).offer(entry)
-        else:
-            self._forget(1)
+    def _write_queued(self) -> None:
+        if not self._queued:
+            return
+        queued, self._queued = self._queued, []
+        entries = [entry for entry, _ in queued]
+        written = self._writer.submit(lambda db: [_insert(db, entry) for entry in entries])
+        written.add_done_callback(lambda done: self._note_written(queued, done))
+
+    def _note_written(
+        self,
+        queued: list[tuple[Entry, asyncio.Future[None]]],
+        written: asyncio.Future[list[_Stored]],
+    ) -> None:
+        failure = None if written.cancelled() else written.exception()
+        outcomes: Sequence[object] = [failure] * len(queued) if failure else written.result()
+        for (entry, stored), outcome in zip(queued, outcomes, strict=True):
+            if outcome is _Stored.NEW:
+                self._lane(entry.kind).offer(entry)
+            else:
+                self._forget(1)
+            if stored.done():
+                continue
+            if failure is not None:
+                stored.set_exception(failure)
+            elif outcome is _Stored.CONFLICT:
+                stored.set_exception(_conflict(entry))
+            else:
+                stored.set_result(None)
 
     async def _load(self, kind: str, after_sequence: int) -> list[Entry]:
         rows = await self._writer.run(
@@ -218,25 +251,34 @@ class Outbox:
             self._empty.set()
 
 
-def _insert(db: sqlite3.Connection, entry: Entry) -> bool:
-    """True when the entry is new, False when it is there already."""
+class _Stored(Enum):
+    """What became of an entry: written, there already, or there already with another payload."""
+
+    NEW = 1
+    KNOWN = 2
+    CONFLICT = 3
+
+
+def _insert(db: sqlite3.Connection, entry: Entry) -> _Stored:
     inserted = db.execute(
         "INSERT INTO entry VALUES (?, ?, ?, ?, ?) ON CONFLICT (kind, id) DO NOTHING", entry
     ).rowcount
     if inserted:
-        return True
+        return _Stored.NEW
     found = db.execute(
         "SELECT payload FROM entry WHERE kind = ? AND id = ?", (entry.kind, entry.id)
     ).fetchone()
-    if found[0] != entry.payload:
-        raise AlreadyExists(
-            f"{entry.kind} {entry.id} waits to be delivered with other content",
-            reason="OUTBOX_CONFLICT",
-            metadata={"kind": entry.kind, "id": entry.id},
-        )
-    return False
+    return _Stored.KNOWN if found[0] == entry.payload else _Stored.CONFLICT
 
 
-def _log_failure(stored: asyncio.Future[bool]) -> None:
+def _conflict(entry: Entry) -> AlreadyExists:
+    return AlreadyExists(
+        f"{entry.kind} {entry.id} waits to be delivered with other content",
+        reason="OUTBOX_CONFLICT",
+        metadata={"kind": entry.kind, "id": entry.id},
+    )
+
+
+def _log_failure(stored: asyncio.Future[None]) -> None:
     if not stored.cancelled() and (error := stored.exception()) is not None:
         _log.error("an outbox record was not kept: %s", error)

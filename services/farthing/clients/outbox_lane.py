@@ -38,6 +38,8 @@ class LaneLimits:
     max_memory_count: int = 2048
     min_backoff_ms: int = 50
     max_backoff_ms: int = 5_000
+    linger_ms: int = 50
+    """How long the first entry waits for company: one call for many costs a router less than its own work."""
 
 
 class Lane:
@@ -111,6 +113,8 @@ class Lane:
     async def _take(self) -> Sequence[Entry]:
         while True:
             if self._ready:
+                if len(self._ready) < self._limits.max_batch_count:
+                    await asyncio.sleep(self._limits.linger_ms / 1000)
                 count = min(len(self._ready), self._limits.max_batch_count)
                 return [self._ready.popleft() for _ in range(count)]
             if self._loaded < self._highest:
