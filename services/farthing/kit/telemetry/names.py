@@ -8,16 +8,12 @@ from typing import Final
 KIND_INTERNAL: Final = "internal"
 KIND_SERVER: Final = "server"
 KIND_CLIENT: Final = "client"
-KIND_PRODUCER: Final = "producer"
-KIND_CONSUMER: Final = "consumer"
 
 # -- RPC (OpenTelemetry semantic conventions 1.44) -------------------------------------------
 RPC_SYSTEM: Final = "rpc.system.name"
 RPC_METHOD: Final = "rpc.method"
 RPC_STATUS_CODE: Final = "rpc.response.status_code"
 SERVER_ADDRESS: Final = "server.address"
-SERVER_PORT: Final = "server.port"
-ERROR_TYPE: Final = "error.type"
 
 # -- HTTP ------------------------------------------------------------------------------------
 HTTP_REQUEST_METHOD: Final = "http.request.method"
@@ -31,9 +27,6 @@ GEN_AI_CONVERSATION_ID: Final = "gen_ai.conversation.id"
 GEN_AI_REQUEST_MODEL: Final = "gen_ai.request.model"
 GEN_AI_REQUEST_MAX_TOKENS: Final = "gen_ai.request.max_tokens"
 GEN_AI_REQUEST_STREAM: Final = "gen_ai.request.stream"
-GEN_AI_REQUEST_TEMPERATURE: Final = "gen_ai.request.temperature"
-GEN_AI_REQUEST_SEED: Final = "gen_ai.request.seed"
-GEN_AI_RESPONSE_ID: Final = "gen_ai.response.id"
 GEN_AI_RESPONSE_MODEL: Final = "gen_ai.response.model"
 GEN_AI_RESPONSE_FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
 GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK: Final = "gen_ai.response.time_to_first_chunk"
@@ -59,7 +52,6 @@ COST_PRICE_VERSION: Final = "farthing.cost.price_version"
 COST_CHARGE_ID: Final = "farthing.cost.charge_id"
 COST_ESTIMATED: Final = "farthing.cost.estimated"
 COST_WASTE: Final = "farthing.cost.waste"
-BASELINE_NANO_USD: Final = "farthing.baseline.nano_usd"
 ENERGY_UJ: Final = "farthing.energy.uj"
 COMPUTE_US: Final = "farthing.compute.us"
 QUEUE_US: Final = "farthing.queue.us"
@@ -90,11 +82,7 @@ MLFLOW_LLM_COST: Final = "mlflow.llm.cost"
 
 # -- Span events -----------------------------------------------------------------------------
 EVENT_DECISION: Final = "farthing.decision"
-EVENT_FAILOVER: Final = "farthing.failover"
 EVENT_FIRST_TOKEN: Final = "farthing.first_token"
-EVENT_EXCEPTION: Final = "exception"
-EXCEPTION_TYPE: Final = "exception.type"
-EXCEPTION_MESSAGE: Final = "exception.message"
 
 # -- Resource --------------------------------------------------------------------------------
 SERVICE_NAME: Final = "service.name"
