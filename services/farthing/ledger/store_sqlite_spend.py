@@ -61,8 +61,6 @@ def run_query(connection: sqlite3.Connection, query: SpendQuery) -> SpendResult:
     groups = ", ".join(names)
     head, values = _union(sources, query.group_by, lines=False)
     sums = ", ".join(f"coalesce(sum({name}), 0)" for name in _SUMS)
-    total_sql = f"SELECT coalesce(sum(total_nano_usd), 0) FROM ({head})"
-    (total,) = connection.execute(total_sql, values).fetchone()
     top_sql = (
         f"SELECT {groups + ', ' if names else ''}{sums} FROM ({head})"
         f"{' GROUP BY ' + groups if names else ''}"
@@ -72,7 +70,9 @@ def run_query(connection: sqlite3.Connection, query: SpendQuery) -> SpendResult:
         top_sql, (*values, query.row_limit + 1)
     ).fetchall()
     truncated = len(found) > query.row_limit
-    lines = _read_lines(connection, query, sources, names, truncated)
+    lines: dict[tuple[object, ...], list[LineSum]] = {}
+    if query.with_lines:
+        lines = _read_lines(connection, query, sources, names, truncated)
     count = len(names)
     rows = tuple(
         _make_row(
@@ -80,6 +80,10 @@ def run_query(connection: sqlite3.Connection, query: SpendQuery) -> SpendResult:
         )
         for row in found[: query.row_limit]
     )
+    total = sum(row.total_nano_usd for row in rows)
+    if truncated:
+        total_sql = f"SELECT coalesce(sum(total_nano_usd), 0) FROM ({head})"
+        (total,) = connection.execute(total_sql, values).fetchone()
     return SpendResult(rows, total, truncated)
 
 

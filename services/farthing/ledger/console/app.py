@@ -75,6 +75,7 @@ class _Console:
         self._templates.filters.update(
             money=formats.show_money,
             count=formats.show_count,
+            quantity=formats.show_quantity,
             time=formats.show_time,
             duration=formats.show_duration,
         )
@@ -121,7 +122,10 @@ class _Console:
         window = self._window(request)
         bounds = (window.start_ns, window.end_ns)
         result, whole = await self._store.query_spend(
-            [SpendQuery(*bounds, (dimension,), row_limit=MAX_ROW_LIMIT), SpendQuery(*bounds)]
+            [
+                SpendQuery(*bounds, (dimension,), row_limit=MAX_ROW_LIMIT, with_lines=False),
+                SpendQuery(*bounds, with_lines=False),
+            ]
         )
         text = csv_files.write_spend(dimension, result, whole.rows[0])
         return _file(text, f"spend-by-{dimension}-{window.name}.csv")

@@ -8,6 +8,8 @@ from markupsafe import Markup
 
 from farthing.kit.money import NANO_PER_USD, format_usd
 
+_UNITS = {"us": "µs", "uj": "µJ", "count": ""}
+
 
 def show_money(nano_usd: int) -> Markup:
     """An amount for people, the exact nano-USD for machines and on hover."""
@@ -25,6 +27,11 @@ def show_exact_usd(nano_usd: int) -> str:
 def show_count(count: int) -> str:
     """1,234,567."""
     return f"{count:,}"
+
+
+def show_quantity(quantity: int, unit: str) -> str:
+    """A cost line's quantity in its unit: 1,500 µs."""
+    return f"{quantity:,} {_UNITS.get(unit, unit)}".rstrip()
 
 
 def show_share(part: int, whole: int) -> str:

@@ -94,11 +94,17 @@ async def read_overview(store: LedgerStore, window: Window) -> Overview:
     queries = [
         SpendQuery(*bounds),
         *(
-            SpendQuery(*bounds, (dimension,), row_limit=SHOWN_ROW_COUNT)
+            SpendQuery(*bounds, (dimension,), row_limit=SHOWN_ROW_COUNT, with_lines=False)
             for dimension, _, _ in PANELS
         ),
-        SpendQuery(chart_start_ns, window.end_ns, (Dimension.HOUR,), row_limit=MAX_ROW_LIMIT),
-        SpendQuery(*bounds, (Dimension.DAY,), row_limit=MAX_ROW_LIMIT),
+        SpendQuery(
+            chart_start_ns,
+            window.end_ns,
+            (Dimension.HOUR,),
+            row_limit=MAX_ROW_LIMIT,
+            with_lines=False,
+        ),
+        SpendQuery(*bounds, (Dimension.DAY,), row_limit=MAX_ROW_LIMIT, with_lines=False),
     ]
     whole, *panels, hours, days = await store.query_spend(queries)
     total = whole.rows[0]

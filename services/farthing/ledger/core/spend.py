@@ -70,6 +70,8 @@ class SpendQuery:
     group_by: tuple[Dimension, ...] = ()
     filters: tuple[SpendFilter, ...] = ()
     row_limit: int = DEFAULT_ROW_LIMIT
+    # Whether rows tell their cost by kind; that takes as long as everything else together.
+    with_lines: bool = True
 
     @property
     def rolled_up(self) -> bool:
@@ -140,7 +142,7 @@ class Sums:
                 estimated or line.estimated,
             )
 
-    def row(self, values: tuple[str, ...]) -> SpendRow:
+    def row(self, values: tuple[str, ...], *, with_lines: bool = True) -> SpendRow:
         """The sums as a row of a result."""
         lines = (
             LineSum(kind, unit, amount, quantity, estimated)
@@ -149,7 +151,7 @@ class Sums:
         return SpendRow(
             values, self.total_nano_usd, self.charge_count, self.input_token_count,
             self.output_token_count, self.waste_nano_usd, self.unpriced_count,
-            sort_lines(lines),
+            sort_lines(lines) if with_lines else (),
         )  # fmt: skip
 
 
@@ -182,7 +184,7 @@ def sum_spend(charges: Iterable[Charge], query: SpendQuery) -> SpendResult:
     if not query.group_by and not groups:
         groups[()] = Sums()
     rows = sorted(
-        (sums.row(values) for values, sums in groups.items()),
+        (sums.row(values, with_lines=query.with_lines) for values, sums in groups.items()),
         key=lambda row: (-row.total_nano_usd, row.values),
     )
     return SpendResult(
