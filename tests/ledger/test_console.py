@@ -268,7 +268,8 @@ async def test_a_trace_page_shows_costs_decision_rejected_candidates_and_charges
             "tier": "cloud",
             "region": "cloud-a",
             "estimated_nano_usd": 91_234,
-            "reason": "costs 22 times as much",
+            "reason": "cost",
+            "detail": "costs 22 times as much",
         }
     ]
     decision = {
@@ -299,7 +300,7 @@ async def test_a_trace_page_shows_costs_decision_rejected_candidates_and_charges
     assert f'href="/traces/{charge.trace_id}"' in await console.page("/")
     page = await console.page(f"/traces/{charge.trace_id}")
     for text in ("cheapest of 2 that qualify", "policy balanced", "lab-large", "12 → 34",
-                 "costs 22 times as much", "$0.00009123", "charge_9", "agrees with the charges"):  # fmt: skip
+                 "cost: costs 22 times as much", "$0.00009123", "charge_9", "agrees with the charges"):  # fmt: skip
         assert text in page
     waterfall = page[page.index('class="waterfall"') : page.index('id="charges"')]
     assert re.findall(r'value="(\d+)"', waterfall) == ["4056", "4056", "4056"]

@@ -41,7 +41,6 @@ class Candidate:
     model: str
     tier: str
     region: str
-    instance_id: str
     estimated_nano_usd: int | None
     reason: str
 
@@ -158,13 +157,12 @@ def _read_candidates(text: str) -> tuple[Candidate, ...]:
 
 def _read_candidate(item: object) -> Candidate:
     if not isinstance(item, dict):
-        return Candidate("", "", "", "", None, str(item))
-    reasons = [str(item[key]) for key in ("reject_reason", "reason") if item.get(key)]
+        return Candidate("", "", "", None, str(item))
+    reasons = [str(item[key]) for key in ("reason", "detail") if item.get(key)]
     return Candidate(
         model=str(item.get("model", "")),
         tier=str(item.get("tier", "")),
         region=str(item.get("region", "")),
-        instance_id=str(item.get("instance_id", "")),
         estimated_nano_usd=_read_int(item.get("estimated_nano_usd")),
         reason=": ".join(reasons),
     )

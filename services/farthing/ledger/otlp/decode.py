@@ -15,7 +15,8 @@ from farthing.kit.telemetry import names
 from farthing.ledger.core.charges import MAX_AMOUNT, MAX_TIME_NS
 from farthing.ledger.core.spans import Span, SpanEvent
 
-MAX_TEXT_LENGTH = 16_384
+# A decision's list of rejected candidates is the longest text of our own.
+MAX_TEXT_LENGTH = 65_536
 MAX_NAME_LENGTH = 512
 MAX_ATTRIBUTE_COUNT = 128
 MAX_EVENT_COUNT = 128
