@@ -138,9 +138,7 @@ class _Method:
         name = self._spec[0]
         method = target.methods.get(name)
         if method is None:
-            method = target.methods[name] = target.channel.unary_unary(
-                *self._spec, _registered_method=True
-            )
+            method = target.methods[name] = target.channel.unary_unary(*self._spec)
         call = method(request, **options)
         target.in_flight += 1
         call.add_done_callback(target.done)

@@ -60,7 +60,8 @@ def load(cls: type[_S], environ: Mapping[str, str], *, also_known: Iterable[str]
     for name in sorted(environ):
         if name.startswith(PREFIX) and name not in known:
             raise SettingsError(
-                f"{name} is not a setting of this service; unset it or see docs/reference/settings.md{_near(name, known)}",
+                f"{name} is not a setting of this service; unset it or see "
+                f"docs/reference/settings.md{_near(name, known)}",
                 env=name,
             )
     for field in _declared(cls):

@@ -14,6 +14,7 @@ from farthing.clients.quota import DenialReason, Denied, Principal, QuotaClient,
 from farthing.kit.errors import (
     FailedPrecondition,
     FarthingError,
+    NotFound,
     ResourceExhausted,
     Unauthenticated,
 )
@@ -73,7 +74,7 @@ class Pipeline:
         amounts = self._amounts(checked, candidates, world)
         if amounts is None:
             await self._require_key(digest)
-            raise no_candidate(candidates)
+            raise no_candidate(candidates, checked.features.model)
         timeout_s = _time_left_s(call)
         reservation = ReserveRequest(
             hold_id=new_id("hold"),
@@ -159,7 +160,9 @@ class Pipeline:
         deadline = time.monotonic() + timeout_s
         for number in range(1, _MOST_ATTEMPTS + 1):
             if decision.chosen is None:
-                raise exchange.last_error or no_candidate(candidates)
+                raise exchange.last_error or no_candidate(
+                    candidates, exchange.checked.features.model
+                )
             yield Event(decision=exchange.begin(decision, stream=stream))
             attempt = exchange.attempt
             async for delta in exchange.generate(
@@ -234,8 +237,15 @@ class Pipeline:
         return principal
 
 
-def no_candidate(candidates: list[Candidate]) -> FarthingError:
+def no_candidate(candidates: list[Candidate], model: str) -> FarthingError:
     """Nothing qualified; says for each candidate why. A budget that would have made the difference is named as such."""
+    known = sorted({candidate.model.name for candidate in candidates})
+    if model and model not in known:
+        return NotFound(
+            f"model {model!r} is not served here; use auto or one of: {', '.join(known) or 'none yet'}",
+            reason="MODEL_NOT_FOUND",
+            metadata={"model": model},
+        )
     reasons = {
         f"{candidate.model.name}@{candidate.instance.instance_id}": candidate.detail
         for candidate in candidates
