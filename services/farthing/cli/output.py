@@ -13,7 +13,6 @@ from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-
 _PIPE_WIDTH = 400
 
 
