@@ -1,4 +1,4 @@
-"""A router with everything around it real but the engines: quota, ledger, outbox and discovery over sockets and files."""
+"""A router in a real surrounding: quota, ledger, outbox and discovery are real; only engines are scripted."""
 
 from __future__ import annotations
 

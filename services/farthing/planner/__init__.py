@@ -1,1 +1,3 @@
-"""Replays traffic through the decision cores: what-if, total cost, return. Holds its place in the layers, no code yet."""
+"""Replays traffic through the decision cores: what-if, total cost, return. Holds its place, no code yet."""
+
+from __future__ import annotations

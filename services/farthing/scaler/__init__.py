@@ -1,1 +1,3 @@
-"""Plans replicas from forecasts, load and prices. Holds its contract (farthing.api.scaler.v1) and no service yet."""
+"""Plans replicas from forecasts, load and prices. Holds its contract (farthing.api.scaler.v1), no code yet."""
+
+from __future__ import annotations

@@ -27,7 +27,7 @@ def free_port(host: str = "127.0.0.1") -> int:
 async def serve(
     *servicers: tuple[Callable[[Any, Any], None], object], recorder: SpanRecorder | None = None
 ) -> AsyncIterator[tuple[grpc.aio.Channel, str]]:
-    """Serve (register function, servicer) pairs on a real port under the house rules; yields a channel and its address."""
+    """Serve (register function, servicer) pairs on a real port under the house rules; yields channel and address."""
     server = RpcServer(
         "127.0.0.1:0", recorder=recorder or NullRecorder(), metrics=Metrics("test"), drain_ms=0
     )
