@@ -148,6 +148,7 @@ def write_budget(node: Node, message: quota_pb2.Budget) -> None:
         message.limits.tokens_per_minute = limits.tokens_per_minute
     message.spent_nano_usd = spent(node)
     message.held_nano_usd = node.held_nano_usd
+    message.unfunded_nano_usd = node.unfunded_nano_usd
     if (left := remaining(node)) is not None:
         message.remaining_nano_usd = left
     _write_time(period_start_ms(node), message.period_start_time)

@@ -31,7 +31,9 @@ from farthing.router.wire import encode_decision
 from farthing.router.world import LiveWorld
 
 DEFAULT_TIMEOUT_S = 300.0
-_HOLD_SLACK_MS = 10_000
+# How long quota may be away before a settlement comes too late for its hold; see docs/decisions/0010.
+_HOLD_SLACK_MS = 600_000
+_LONGEST_HOLD_MS = 3_600_000
 _MOST_ATTEMPTS = 2
 
 Event = router_pb2.GenerateResponse
@@ -82,7 +84,7 @@ class Pipeline:
             amount_nano_usd=amounts[1],
             min_amount_nano_usd=amounts[0],
             token_count=checked.features.input_bytes // 4 + checked.features.max_tokens,
-            ttl_ms=round(timeout_s * 1000) + _HOLD_SLACK_MS,
+            ttl_ms=min(round(timeout_s * 1000) + _HOLD_SLACK_MS, _LONGEST_HOLD_MS),
         )
         # A key seen before tells whose cache to ask, so both calls can go at once; a new key costs one wait more.
         hint = self._quota.principal_hint(digest) if checked.reads_cache else None

@@ -253,17 +253,19 @@ class ListBudgetsResponse(_message.Message):
     def __init__(self, budgets: _Optional[_Iterable[_Union[Budget, _Mapping]]] = ...) -> None: ...
 
 class Budget(_message.Message):
-    __slots__ = ("node", "limits", "spent_nano_usd", "held_nano_usd", "remaining_nano_usd", "period_start_time")
+    __slots__ = ("node", "limits", "spent_nano_usd", "held_nano_usd", "remaining_nano_usd", "period_start_time", "unfunded_nano_usd")
     NODE_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     SPENT_NANO_USD_FIELD_NUMBER: _ClassVar[int]
     HELD_NANO_USD_FIELD_NUMBER: _ClassVar[int]
     REMAINING_NANO_USD_FIELD_NUMBER: _ClassVar[int]
     PERIOD_START_TIME_FIELD_NUMBER: _ClassVar[int]
+    UNFUNDED_NANO_USD_FIELD_NUMBER: _ClassVar[int]
     node: str
     limits: Limits
     spent_nano_usd: int
     held_nano_usd: int
     remaining_nano_usd: int
     period_start_time: _timestamp_pb2.Timestamp
-    def __init__(self, node: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., spent_nano_usd: _Optional[int] = ..., held_nano_usd: _Optional[int] = ..., remaining_nano_usd: _Optional[int] = ..., period_start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    unfunded_nano_usd: int
+    def __init__(self, node: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., spent_nano_usd: _Optional[int] = ..., held_nano_usd: _Optional[int] = ..., remaining_nano_usd: _Optional[int] = ..., period_start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., unfunded_nano_usd: _Optional[int] = ...) -> None: ...
