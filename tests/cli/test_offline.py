@@ -94,10 +94,19 @@ def test_the_env_file_of_a_run_is_found_from_below_and_the_environment_wins(
     (tmp_path / "build" / "run" / "env").write_text(
         "OPENAI_API_KEY=fk-1\nFARTHING_ROUTER_ADDRESS=10.0.0.1:1\nFARTHING_QUOTA_ADDRESS=10.0.0.1:2\n"
     )
-    settings = read_settings({"FARTHING_QUOTA_ADDRESS": "10.0.0.9:9"}, below)
-    assert settings.api_key == "fk-1"
+    settings = read_settings({"FARTHING_ADMIN_KEY": "fk-2"}, below)
+    assert (settings.api_key, settings.admin_key) == ("fk-1", "fk-2")
     assert settings.router_address == "10.0.0.1:1"
-    assert settings.quota_address == "10.0.0.9:9"
+    assert settings.quota_address == "10.0.0.1:2"
+
+
+def test_the_keys_of_a_run_are_not_sent_to_another_suite(tmp_path: Path) -> None:
+    (tmp_path / "build" / "run").mkdir(parents=True)
+    (tmp_path / "build" / "run" / "env").write_text(
+        "OPENAI_API_KEY=fk-1\nFARTHING_ADMIN_KEY=fk-2\nFARTHING_ROUTER_ADDRESS=10.0.0.1:1\n"
+    )
+    settings = read_settings({"FARTHING_ROUTER_ADDRESS": "10.0.0.9:9"}, tmp_path)
+    assert (settings.api_key, settings.admin_key) == ("", "")
 
 
 def test_a_foreign_openai_key_is_never_sent_to_us(tmp_path: Path) -> None:

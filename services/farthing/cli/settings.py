@@ -10,6 +10,7 @@ from farthing.kit.settings import ServiceSettings, describe, load, setting
 
 ENV_FILE = Path("build") / "run" / "env"
 KEY_PREFIX = "fk-"
+_ADDRESSES = ("FARTHING_ROUTER_ADDRESS", "FARTHING_QUOTA_ADDRESS", "FARTHING_LEDGER_ADDRESS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,10 @@ def read_settings(environ: Mapping[str, str], start: Path) -> CliSettings:
 
     SettingsError on a FARTHING_ name that no part of the suite knows.
     """
-    merged = {**read_env_file(find_env_file(start)), **environ}
+    saved = read_env_file(find_env_file(start))
+    if any(environ.get(name, saved.get(name)) != saved.get(name) for name in _ADDRESSES):
+        saved = {}  # another suite is meant: this one's keys are not for it
+    merged = {**saved, **environ}
     own = {info.env for info in describe(CliSettings)}
     others: set[str] = set()
     if any(name.startswith("FARTHING_") and name not in own for name in environ):

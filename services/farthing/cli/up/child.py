@@ -49,6 +49,11 @@ class Child:
             return None
         return self._process.pid
 
+    @property
+    def exit_status(self) -> int | None:
+        """How the last process ended, negative for a signal; None while it runs."""
+        return None if self._process is None else self._process.returncode
+
     def start(self) -> None:
         """Start it, and start it again whenever it ends."""
         if self.log_file.exists():

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Mapping
 
 from rich.console import Console
 
@@ -63,8 +64,8 @@ async def _work(
 
     started_s = time.monotonic()
     prompts = read_prompts(layout.assets) if demo else []
-    keys = await _start(layout, supervisor, console)
-    await _wait_for_route(layout, keys.tenant)
+    keys = await start_suite(layout, supervisor, console, os.environ)
+    await wait_for_route(layout, keys.tenant)
     show.show_ready(console, layout, elapsed_s=time.monotonic() - started_s)
     status = await _demonstrate(layout, keys.tenant, console, prompts) if demo else 0
     if not once:
@@ -73,18 +74,23 @@ async def _work(
     return status
 
 
-async def _start(layout: Layout, supervisor: Supervisor, console: Console) -> seeding.Keys:
+async def start_suite(
+    layout: Layout, supervisor: Supervisor, console: Console, environ: Mapping[str, str]
+) -> seeding.Keys:
+    """Start every process, put prices and policies in place, and return keys that work.
 
+    FailedPrecondition on a taken port or a missing model, Unavailable when a process takes too long.
+    """
     keys = seeding.remember_keys(layout)
     agents = plan.plan_agents(layout)
-    services = plan.plan_services(layout, admin_key=keys.admin, environ=os.environ)
-    program = find_consul(os.environ, layout.assets)
+    services = plan.plan_services(layout, admin_key=keys.admin, environ=environ)
+    program = find_consul(environ, layout.assets)
     # Before anything on disk changes: another suite may be running from the same folder.
     check_ports([*plan.list_listeners(services), *plan.list_agent_listeners(agents)])
     for agent in agents:
         # Prices and policies come from files here, registrations from the services: an old state only delays.
         shutil.rmtree(agent.directory, ignore_errors=True)
-    consuls = [plan.plan_consul(program, agent, os.environ) for agent in agents]
+    consuls = [plan.plan_consul(program, agent, environ) for agent in agents]
     with console.status("starting Consul in two datacenters …"):
         children = supervisor.start(consuls)
         supervised = supervisor.start(services)
@@ -98,9 +104,8 @@ async def _start(layout: Layout, supervisor: Supervisor, console: Console) -> se
     return keys
 
 
-async def _wait_for_route(layout: Layout, key: str) -> None:
-    """Return when the edge site's router is ready to use an instance of each tier."""
-
+async def wait_for_route(layout: Layout, key: str) -> None:
+    """Return when the edge site's router is ready to use an instance of each tier; Unavailable after a minute."""
     address = layout.address("router")
     channel = open_channel(address)
     stub = router_pb2_grpc.RouterServiceStub(channel)

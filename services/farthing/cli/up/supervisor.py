@@ -47,8 +47,13 @@ class Supervisor:
         return tuple(self._children)
 
     def start(self, plans: Iterable[ChildPlan]) -> list[Child]:
-        """Start these processes, all at once: none needs another to be there first."""
+        """Start these processes, all at once: none needs another to be there first.
+
+        A child that was stopped may be started again: its new process takes its place.
+        """
         started = [Child(plan, self._logs, probe=self._probe, say=self._say) for plan in plans]
+        names = {child.plan.name for child in started}
+        self._children = [child for child in self._children if child.plan.name not in names]
         self._children += started
         for child in started:
             child.start()
