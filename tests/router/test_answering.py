@@ -11,7 +11,7 @@ from tests.support.scripted_inference import Script, ScriptedInference
 
 from farthing.api.common.v1 import common_pb2
 from farthing.api.router.v1 import router_pb2
-from farthing.kit.errors import Internal, ResourceExhausted, Unavailable
+from farthing.kit.errors import Internal, InvalidArgument, ResourceExhausted, Unavailable
 from farthing.kit.telemetry import names
 from farthing.kit.testing import eventually
 
@@ -105,6 +105,14 @@ async def test_an_instance_that_fails_before_the_first_token_is_replaced_unseen(
     assert reasons == {"edge-small": router_pb2.REJECT_REASON_FAILED}
     assert answer.result.attempt_count == 2
     await check_books(lab, answer.result.total_nano_usd)
+
+
+async def test_a_prompt_too_long_for_one_engine_goes_to_another(labs: LabFactory) -> None:
+    refusal = InvalidArgument("too long", field="input", reason="CONTEXT_EXCEEDED")
+    lab = await labs.build(edge(Script(error=refusal)), cloud())
+    answer = await lab.complete()
+    assert answer.decision.chosen.model == "cloud-large"
+    assert answer.result.attempt_count == 2
 
 
 async def test_a_full_instance_sends_its_requests_elsewhere(labs: LabFactory) -> None:

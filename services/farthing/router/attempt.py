@@ -32,7 +32,7 @@ _ELSEWHERE = (
 )
 # And these are the instance's own fault, so they count against it.
 _OWN_FAULT = (errors.Unavailable, errors.Internal, errors.Cancelled)
-_CONTEXT_REASON = "CONTEXT_LENGTH"
+_CONTEXT_REASON = "CONTEXT_EXCEEDED"
 
 
 @dataclass(slots=True)
@@ -110,12 +110,15 @@ async def run_attempt(
             try:
                 if stream:
                     call = lease.stub.Generate(request, timeout=timeout_s, metadata=metadata)
-                    async for event in call:
-                        if event.HasField("delta"):
-                            _note(attempt, event.delta)
-                            yield event.delta
-                        else:
-                            attempt.completion = event.completion
+                    try:
+                        async for event in call:
+                            if event.HasField("delta"):
+                                _note(attempt, event.delta)
+                                yield event.delta
+                            else:
+                                attempt.completion = event.completion
+                    finally:
+                        call.cancel()  # frees the engine at once; does nothing to a call that has ended
                 else:
                     answer = await lease.stub.Complete(
                         inference_pb2.CompleteRequest(request=request),
