@@ -41,6 +41,7 @@ from farthing.quota.metrics import QuotaMetrics
 from farthing.quota.service import QuotaServicer
 from farthing.quota.store import MemoryQuotaStore
 from farthing.quota.upkeep import add_bootstrap_key
+from farthing.router.metrics import RouterMetrics
 from farthing.router.pipeline import Pipeline, StreamOptions
 from farthing.router.replay import ReplayLog
 from farthing.router.service import RouterServicer
@@ -219,15 +220,17 @@ class LabFactory:
         quota_client = StrictQuotaClient(quota_channel, outbox)
         self._stack.push_async_callback(quota_client.close)
         recorder = SpanRecorder()
+        metrics = RouterMetrics(Metrics("router"))
         pipeline = Pipeline(
             world=world,
             pool=pool,
             quota=quota_client,
             cache=InMemoryCacheClient(CacheClientOptions(), clock=clock),
-            biller=Biller(outbox, clock),
+            biller=Biller(outbox, clock, metrics),
             recorder=recorder,
             region="edge-site",
             streams=StreamOptions(20, coalesce_from),
+            metrics=metrics,
         )
         channel, _ = await self._stack.enter_async_context(
             serve(

@@ -12,10 +12,12 @@ from farthing.clients.discovered_channel import DiscoveredChannel
 from farthing.clients.instances.pool import InstancePool
 from farthing.clients.ledger import ChargeSender
 from farthing.clients.outbox import Outbox
+from farthing.clients.outbox_metrics import watch_outbox
 from farthing.clients.quota_strict import StrictQuotaClient
 from farthing.kit.discovery import open_documents
 from farthing.kit.process import ServiceProcess, run_service
 from farthing.kit.rpc.channel import open_channel
+from farthing.router.metrics import RouterMetrics, watch_pool
 from farthing.router.pipeline import Pipeline, StreamOptions
 from farthing.router.replay import ReplayLog
 from farthing.router.service import RouterServicer
@@ -57,15 +59,19 @@ async def serve(settings: RouterSettings, process: ServiceProcess) -> None:
     documents = open_documents(settings, service="router")
     world = LiveWorld(settings.region, pool, documents)
     world.start()
+    metrics = RouterMetrics(process.metrics)
+    watch_outbox(process.metrics, outbox)
+    watch_pool(process.metrics, pool)
     pipeline = Pipeline(
         world=world,
         pool=pool,
         quota=quota,
         cache=cache,
-        biller=Biller(outbox, process.clock),
+        biller=Biller(outbox, process.clock, metrics),
         recorder=process.recorder,
         region=settings.region,
         streams=StreamOptions(settings.coalesce_ms, settings.coalesce_from_streams),
+        metrics=metrics,
     )
     server = process.server()
     server.add(

@@ -14,7 +14,6 @@ from farthing.api.inference.v1 import inference_pb2
 from farthing.api.ledger.v1 import ledger_pb2
 from farthing.api.router.v1 import router_pb2
 from farthing.clients.cache import CacheHit
-from farthing.clients.instances.pool import InstancePool
 from farthing.clients.quota import Principal, QuotaClient, Reserved
 from farthing.kit.errors import FarthingError
 from farthing.kit.ids import new_id
@@ -24,7 +23,7 @@ from farthing.kit.telemetry.spans import Span, SpanRecorder
 from farthing.pricing import CostLine, PriceBook, Usage, price_cache_hit, price_usage, sum_lines
 from farthing.pricing.lines import merge_lines
 from farthing.pricing.wire import encode_line, encode_usage
-from farthing.router.attempt import Attempt, finish_reason_of, run_attempt
+from farthing.router.attempt import Attempt, finish_reason_of
 from farthing.router.core.decide import Decision
 from farthing.router.describe import describe_attempt, describe_decision
 from farthing.router.settling import Account, Biller, Work, new_charge_id, sum_charges
@@ -140,26 +139,19 @@ class Exchange:
         if span.recording:
             span.update(describe_attempt(self.checked, chosen, stream=stream))
             self._describe(decision)
+            if self._attempt_count > 1:
+                self._call.span.event(
+                    names.EVENT_FAILOVER, {names.DECISION_REASON: decision.reason}
+                )
         return encode_decision(decision, self._decision_id, self._grant.granted_nano_usd)
 
-    async def generate(
-        self, pool: InstancePool, *, timeout_s: float, stream: bool, coalesce_ms: int
-    ) -> AsyncGenerator[inference_pb2.Delta]:
-        """Run the attempt begun; yields its deltas."""
-        async for delta in run_attempt(
-            self.attempt,
-            pool,
-            self.checked,
-            tenant_id=self.principal.organisation_id,
-            timeout_s=timeout_s,
-            stream=stream,
-            coalesce_ms=coalesce_ms,
-        ):
-            if not self._first_token_s:
-                self._first_token_s = time.monotonic() - self._started
-            self._texts.append(delta.text)
+    def note(self, delta: inference_pb2.Delta) -> None:
+        """Remember a delta of the attempt begun."""
+        if not self._first_token_s:
+            self._first_token_s = time.monotonic() - self._started
+        self._texts.append(delta.text)
+        if delta.logprobs:
             self._logprobs.extend(delta.logprobs)
-            yield delta
 
     async def end_attempt(self) -> FarthingError | None:
         """Price, charge and durably record the attempt.
@@ -198,6 +190,9 @@ class Exchange:
         )  # fmt: skip
         charge = self._bill(work, span)
         span.end("ok")
+        # Before the first event: a client that goes away between two of them must find the books complete.
+        self._settle()
+        await self._biller.record_durable(charge)
         if self._call.span.recording:
             self._describe(decision)
         yield router_pb2.GenerateResponse(
@@ -219,9 +214,13 @@ class Exchange:
                 logprobs=answer.logprobs,
             )
         )
-        self._settle()
-        await self._biller.record_durable(charge)
         yield router_pb2.GenerateResponse(result=self.result())
+
+    @property
+    def outcome(self) -> tuple[str, str]:
+        """Tier that answered and why the answer ended, as metrics name them."""
+        reason = common_pb2.FinishReason.Name(self._finish_reason)[14:].lower()
+        return (self._charges[-1].service if self._charges else "", reason)
 
     def result(self) -> router_pb2.Result:
         """What the request cost, all attempts together."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from farthing.api.router.v1 import router_pb2
@@ -22,9 +23,11 @@ from farthing.kit.ids import new_id
 from farthing.kit.rpc.context import CallContext
 from farthing.kit.telemetry.spans import SpanRecorder
 from farthing.pricing import price_cache_hit, sum_lines
+from farthing.router.attempt import run_attempt
 from farthing.router.core.candidate import Candidate, Rejection
 from farthing.router.core.decide import Decision, World, assess, bounds, choose
 from farthing.router.exchange import Exchange
+from farthing.router.metrics import RouterMetrics
 from farthing.router.settling import Biller
 from farthing.router.validation import CheckedRequest
 from farthing.router.wire import encode_decision
@@ -61,16 +64,18 @@ class Pipeline:
         recorder: SpanRecorder,
         region: str,
         streams: StreamOptions,
+        metrics: RouterMetrics,
     ) -> None:
         self._world, self._pool, self._quota, self._cache = world, pool, quota, cache
         self._biller, self._recorder, self._region = biller, recorder, region
-        self._streams, self._open_streams = streams, 0
+        self._streams, self._open_streams, self._metrics = streams, 0, metrics
 
     async def run(
         self, checked: CheckedRequest, call: CallContext, *, stream: bool
     ) -> AsyncGenerator[Event]:
         """Yield the decision, deltas and the result. Whatever happens, the hold is settled at what was charged."""
         digest = call.require_key_digest()
+        self._biller.require_room()
         world = self._world.snapshot()
         candidates = assess(checked.features, world)
         amounts = self._amounts(checked, candidates, world)
@@ -121,24 +126,31 @@ class Pipeline:
                 hit = await self._look_up(checked, grant.principal)
             if hit is not None:
                 decision = choose(candidates, policy, world, budget_nano_usd=None)
-                async for event in exchange.answer_from_cache(hit, decision, world.book):
-                    yield event
+                cached = exchange.answer_from_cache(hit, decision, world.book)
+                async with aclosing(cached) as events:
+                    async for event in events:
+                        yield event
+                self._metrics.answered(*exchange.outcome)
                 return
             decision = choose(candidates, policy, world, budget_nano_usd=grant.granted_nano_usd)
             self._open_streams += stream
             try:
                 coalesce = self._open_streams >= self._streams.from_streams
-                async for event in self._generate(
+                generated = self._generate(
                     exchange,
                     decision,
                     candidates,
                     stream=stream,
                     timeout_s=timeout_s,
                     coalesce_ms=self._streams.coalesce_ms if coalesce else 0,
-                ):
-                    yield event
+                )
+                # Closed in order, innermost first: the engine is let go before the books are closed.
+                async with aclosing(generated) as events:
+                    async for event in events:
+                        yield event
             finally:
                 self._open_streams -= stream
+            self._metrics.answered(*exchange.outcome)
             self._learn_and_store(checked, exchange, policy.name)
 
     async def explain(self, checked: CheckedRequest, call: CallContext) -> router_pb2.Decision:
@@ -167,19 +179,26 @@ class Pipeline:
                 )
             yield Event(decision=exchange.begin(decision, stream=stream))
             attempt = exchange.attempt
-            async for delta in exchange.generate(
+            answering = run_attempt(
+                attempt,
                 self._pool,
+                exchange.checked,
+                tenant_id=exchange.principal.organisation_id,
                 timeout_s=max(0.001, deadline - time.monotonic()),
                 stream=stream,
                 coalesce_ms=coalesce_ms,
-            ):
-                yield Event(delta=delta)
+            )
+            async with aclosing(answering) as deltas:
+                async for delta in deltas:
+                    exchange.note(delta)
+                    yield Event(delta=delta)
             error = await exchange.end_attempt()
             if error is None:
                 yield Event(result=exchange.result())
                 return
             if not attempt.may_go_elsewhere or number == _MOST_ATTEMPTS:
                 raise error
+            self._metrics.failed_over()
             decision = self._decide_again(exchange, attempt.candidate, candidates, error)
 
     def _decide_again(

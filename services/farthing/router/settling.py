@@ -19,8 +19,15 @@ from farthing.kit.telemetry.cost import PricedUsage, describe_cost
 from farthing.kit.telemetry.spans import Span
 from farthing.pricing import CostLine, Usage, cap_lines, sum_lines
 from farthing.pricing.wire import encode_line, encode_usage
+from farthing.router.metrics import RouterMetrics
 
-_UNBILLED = "farthing.cost.unbilled_nano_usd"
+_TIER_NAME = {
+    common_pb2.TIER_EDGE: "edge",
+    common_pb2.TIER_CLOUD: "cloud",
+    common_pb2.TIER_CACHE: "cache",
+}
+# Two attempts and one settlement.
+_MOST_RECORDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +62,8 @@ class Work:
 class Biller:
     """Turns work into charges in the outbox. A charge and its span carry the same amount, to the nano."""
 
-    def __init__(self, outbox: Outbox, clock: Clock) -> None:
-        self._outbox, self._clock = outbox, clock
+    def __init__(self, outbox: Outbox, clock: Clock, metrics: RouterMetrics) -> None:
+        self._outbox, self._clock, self._metrics = outbox, clock, metrics
 
     def bill(
         self, account: Account, work: Work, span: Span, *, limit_nano_usd: int
@@ -83,7 +90,7 @@ class Biller:
             )
         )
         if cut:
-            span.set(_UNBILLED, cut)
+            span.set(names.COST_UNBILLED_NANO_USD, cut)
         if work.waste:
             span.set(names.COST_WASTE, ledger_pb2.Waste.Name(work.waste)[6:].lower())
         now = Timestamp()
@@ -110,7 +117,12 @@ class Biller:
             charge_time=now,
             task=account.task,
         )
+        self._metrics.charged(_TIER_NAME[work.tier], total)
         return charge, lines
+
+    def require_room(self) -> None:
+        """ResourceExhausted unless what a request leaves behind fits the outbox: ask before work begins."""
+        self._outbox.require_room(_MOST_RECORDS)
 
     async def record_durable(self, charge: ledger_pb2.Charge) -> None:
         """Return once the charge survives the death of this process."""
