@@ -12,6 +12,7 @@ _US_PER_HOUR = 3_600_000_000
 _BYTES_PER_GB = 1_000_000_000  # providers bill decimal gigabytes
 _UJ_PER_KWH = 3_600_000_000_000
 _PER_MILLION = 1_000_000
+_MOST_DIGITS = 40  # before the point, of an amount that somebody types
 
 
 def ceil_div(numerator: int, denominator: int) -> int:
@@ -42,12 +43,19 @@ def price_per_kwh(energy_uj: int, nano_usd_per_kwh: int) -> NanoUsd:
 def parse_usd(text: str) -> NanoUsd:
     """Read "1.50" or "$1.50" exactly. ValueError if it is not a number or finer than a nano-USD."""
     try:
-        nano = Decimal(text.strip().removeprefix("$").replace("_", "")) * NANO_PER_USD
-    except InvalidOperation as error:
-        raise ValueError(f"{text!r} is not an amount in USD; write e.g. 1.50") from error
-    if not nano.is_finite() or nano != nano.to_integral_value():
-        raise ValueError(f"{text!r} is finer than a nano-USD; use at most 9 decimals")
-    return NanoUsd(int(nano))
+        amount = Decimal(text.strip().removeprefix("$").replace("_", ""))
+    except InvalidOperation:
+        amount = Decimal("NaN")
+    if not amount.is_finite() or amount.adjusted() > _MOST_DIGITS:
+        raise ValueError(f"{text!r} is not an amount in USD; write e.g. 1.50")
+    if not amount:
+        return NanoUsd(0)
+    # As whole numbers, and only where they are small: Decimal's own arithmetic rounds to 28 digits without a word.
+    if amount.adjusted() >= -9:
+        numerator, denominator = amount.as_integer_ratio()
+        if numerator * NANO_PER_USD % denominator == 0:
+            return NanoUsd(numerator * NANO_PER_USD // denominator)
+    raise ValueError(f"{text!r} is finer than a nano-USD; use at most 9 decimals")
 
 
 def format_usd(nano_usd: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -105,9 +106,9 @@ def _convert(env: str, text: str, hint: Any, *, secret: bool) -> Any:
                 raise ValueError("write true or false")
             return lowered in _TRUE
         if hint is int:
-            return int(text.replace("_", ""))
+            return _parse_int(text)
         if hint is float:
-            return float(text)
+            return _parse_float(text)
         if hint is Path:
             return Path(text).expanduser()
         if typing.get_origin(hint) is tuple:
@@ -117,6 +118,23 @@ def _convert(env: str, text: str, hint: Any, *, secret: bool) -> Any:
             f"{env}={shown} is not a valid {_type_name(hint)}: {error}", env=env
         ) from None
     return text
+
+
+def _parse_int(text: str) -> int:
+    try:
+        return int(text.replace("_", ""))
+    except ValueError:
+        raise ValueError("write a whole number such as 1000") from None
+
+
+def _parse_float(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError("write a number such as 0.5")
+    return value
 
 
 def _type_name(hint: Any) -> str:
@@ -245,7 +263,13 @@ class ServiceSettings:
         return self.advertise_address or f"{self.host}:{self.port}"
 
     def resolve_data_dir(self, service: str) -> Path:
-        """The service's own directory; made if it is missing."""
+        """The service's own directory; made if it is missing. SettingsError if it cannot be."""
         path = self.data_dir.expanduser() / service
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingsError(
+                f"FARTHING_DATA_DIR={str(self.data_dir)!r}: {path} cannot be made: {error.strerror}",
+                env="FARTHING_DATA_DIR",
+            ) from None
         return path
