@@ -7,9 +7,11 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -19,24 +21,58 @@ ROOT = Path(__file__).parents[2]
 
 @contextmanager
 def running(
-    module: str, address: str, env: Mapping[str, str], *, log: Path
+    module: str,
+    address: str,
+    env: Mapping[str, str],
+    *,
+    log: Path,
+    ready: Callable[[], bool] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `python -m module` until the block ends; yields once its health says SERVING."""
+    """Run `python -m module` until the block ends; yields once `ready`, or else its health, says so."""
     host, port = address.split(":")
+    settings = {
+        "FARTHING_HOST": host,
+        "FARTHING_PORT": port,
+        "FARTHING_METRICS_PORT": "-1",
+        "PYTHONPATH": str(ROOT),
+    }
+    with started(
+        [sys.executable, "-m", module],
+        {**settings, **env},
+        log=log,
+        ready=ready or (lambda: serves_grpc(address)),
+    ) as process:
+        yield process
+
+
+@contextmanager
+def started(
+    command: Sequence[str],
+    env: Mapping[str, str],
+    *,
+    log: Path,
+    ready: Callable[[], bool],
+    wait_s: float = 30.0,
+    cwd: Path = ROOT,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command until the block ends; RuntimeError with its log's end if it does not get ready in time."""
     # Settings of ours in the caller's environment must not leak into what is measured.
     clean = {key: value for key, value in os.environ.items() if not key.startswith("FARTHING_")}
-    settings = {"FARTHING_HOST": host, "FARTHING_PORT": port, "FARTHING_METRICS_PORT": "-1"}
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", module],
-            env={**clean, **settings, **env, "PYTHONPATH": str(ROOT)},
+            command,
+            env={**clean, **env},
             stdout=output,
             stderr=subprocess.STDOUT,
-            cwd=ROOT,
+            cwd=cwd,
         )
     try:
-        wait_serving(address, process, log)
+        deadline = time.monotonic() + wait_s
+        while not ready():
+            if time.monotonic() > deadline or process.poll() is not None:
+                raise RuntimeError(f"{command[-1]} is not ready:\n{log.read_text()[-2000:]}")
+            time.sleep(0.02)
         yield process
     finally:
         process.terminate()
@@ -47,18 +83,27 @@ def running(
             process.wait()
 
 
-def wait_serving(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Return when health says SERVING; RuntimeError with the log's end if the process dies or takes 30 s."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with grpc.insecure_channel(address) as channel:
-                check = health_pb2_grpc.HealthStub(channel).Check  # type: ignore[attr-defined]
-                if check(health_pb2.HealthCheckRequest(), timeout=1).status == 1:
-                    return
-        except grpc.RpcError:
-            time.sleep(0.02)
-    raise RuntimeError(f"no health at {address}:\n{log.read_text()[-2000:]}")
+def serves_grpc(address: str) -> bool:
+    """True when the health service there says SERVING."""
+    try:
+        with grpc.insecure_channel(address) as channel:
+            check = health_pb2_grpc.HealthStub(channel).Check  # type: ignore[attr-defined]
+            return bool(check(health_pb2.HealthCheckRequest(), timeout=1).status == 1)
+    except grpc.RpcError:
+        return False
+
+
+def answers_http(url: str) -> bool:
+    """True when a GET there gives status 200."""
+    parts = urlsplit(url)
+    connection = HTTPConnection(parts.hostname or "", parts.port, timeout=2)
+    try:
+        connection.request("GET", parts.path)
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
 
 
 def cpu_seconds(pid: int) -> float:

@@ -8,14 +8,18 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One figure. `target` is a bound such as "<= 5.5", empty for context; `holds` is None without one."""
+    """One figure. `target` is a bound such as "<= 5.5", empty for context; `holds` is None without one.
+
+    `value` is None for what could not be measured.
+    """
 
     name: str
-    value: float
+    value: float | None
     unit: str
     target: str = ""
     holds: bool | None = None
@@ -25,17 +29,26 @@ def judge(name: str, value: float, unit: str, target: str) -> Result:
     """A figure against a bound written "<= x" or ">= x"."""
     relation, bound = target.split()
     holds = value <= float(bound) if relation == "<=" else value >= float(bound)
-    return Result(name, round(value, 3), unit, target, holds)
+    return Result(name, value, unit, target, holds)
+
+
+def skip(name: str, target: str, why: str) -> Result:
+    """A figure that could not be measured here, and why."""
+    return Result(f"{name} [SKIPPED: {why}]", None, "", target)
 
 
 def write_report(results: list[Result], path: Path) -> None:
     """Print the table and write the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"results": [asdict(result) for result in results]}, indent=1))
+    rows = [asdict(result) for result in results]
+    for row in rows:
+        row["value"] = None if row["value"] is None else round(row["value"], 3)
+    path.write_text(json.dumps({"results": rows}, indent=1))
     table = Table("figure", "value", "unit", "target", "holds")
     for result in results:
         holds = {None: "", True: "yes", False: "NO"}[result.holds]
-        table.add_row(result.name, f"{result.value:,.3f}", result.unit, result.target, holds)
-    console = Console(width=110)
+        value = "SKIPPED" if result.value is None else f"{result.value:,.3f}"
+        table.add_row(Text(result.name), value, result.unit, result.target, holds)
+    console = Console(width=120)
     console.print(table)
     console.print(f"written to {path}")

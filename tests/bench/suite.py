@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import Popen
 
 import grpc
-from tests.bench.processes import running, write_json
+from tests.bench.processes import answers_http, running, write_json
 
 from farthing.api.quota.v1 import quota_pb2, quota_pb2_grpc
 from farthing.kit.testing import free_port
@@ -40,13 +40,18 @@ class Suite:
     echo_address: str
     backend: Popen[bytes]
     backend_address: str
+    gateway: Popen[bytes]
+    gateway_address: str
+    quota: Popen[bytes]
+    cache: Popen[bytes]
+    ledger: Popen[bytes]
     key: str
     environment: Mapping[str, str]
 
 
 @contextmanager
 def suite(work: Path) -> Iterator[Suite]:
-    """Start echo, instant engine, quota, cache, ledger and two routers."""
+    """Start echo, instant engine, quota, cache, ledger and two routers and a gateway."""
     address = {name: f"127.0.0.1:{free_port()}" for name in _NAMES}
     write_json(work / "documents" / "prices" / "current.json", PRICES)
     registry = write_json(
@@ -71,17 +76,21 @@ def suite(work: Path) -> Iterator[Suite]:
     otlp = f"127.0.0.1:{free_port()}"
     with ExitStack() as stack:
 
-        def start(name: str, module: str, **env: str) -> Popen[bytes]:
+        def start(
+            name: str, module: str, ready: Callable[[], bool] | None = None, **env: str
+        ) -> Popen[bytes]:
             data = {"FARTHING_DATA_DIR": str(work / "data" / name)} if module[0] == "f" else {}
             settings = {**(common if module[0] == "f" else {}), **data, **env}
             log = work / "logs" / f"{name}.log"
-            return stack.enter_context(running(module, address[name], settings, log=log))
+            return stack.enter_context(
+                running(module, address[name], settings, log=log, ready=ready)
+            )
 
         echo = start("echo", "tests.bench.echo_server")
         backend = start("backend", "tests.bench.instant_inference")
-        start("quota", "farthing.quota", FARTHING_QUOTA_BOOTSTRAP_ADMIN_KEY=ADMIN)
-        start("cache", "farthing.cache")
-        start(
+        quota = start("quota", "farthing.quota", FARTHING_QUOTA_BOOTSTRAP_ADMIN_KEY=ADMIN)
+        cache = start("cache", "farthing.cache")
+        ledger = start(
             "ledger",
             "farthing.ledger",
             FARTHING_OTLP_GRPC_PORT=otlp.split(":")[1],
@@ -90,9 +99,17 @@ def suite(work: Path) -> Iterator[Suite]:
         )
         router = start("router", "farthing.router", FARTHING_OTLP_ENDPOINT=f"http://{otlp}")
         plain = start("plain", "farthing.router")
+        gateway = start(
+            "gateway",
+            "farthing.gateway",
+            ready=lambda: answers_http(f"http://{address['gateway']}/healthz"),
+            FARTHING_ROUTER_ADDRESS=address["router"],
+            FARTHING_OTLP_ENDPOINT=f"http://{otlp}",
+        )
         yield Suite(
             router, address["router"], plain, address["plain"], echo, address["echo"],
-            backend, address["backend"], make_key(address["quota"]), common,
+            backend, address["backend"], gateway, address["gateway"], quota, cache, ledger,
+            make_key(address["quota"]), common,
         )  # fmt: skip
 
 
@@ -106,4 +123,4 @@ def make_key(quota_address: str) -> str:
         return response.secret
 
 
-_NAMES = ("echo", "backend", "quota", "cache", "ledger", "router", "plain")
+_NAMES = ("echo", "backend", "quota", "cache", "ledger", "router", "plain", "gateway")
