@@ -1,0 +1,80 @@
+"""One suite of real processes for all of these tests, and a tenant of its own for each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Generator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from tests.support.running_suite import ROOT, RunningSuite, choose_layout, find_environ
+from tests.support.tenant import Tenant, make_tenant
+
+_HERE = Path(__file__).parent
+_LOG_TAIL_CHARS = 4_000
+_SUITE = pytest.StashKey[RunningSuite]()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """These run last: the suite need not stay up during others."""
+    ours = [item for item in items if _HERE in item.path.parents]
+    items[:] = [item for item in items if item not in ours] + ours
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Attach the processes' last words to a failure."""
+    report = yield
+    suite = item.config.stash.get(_SUITE, None)
+    if report.failed and suite is not None:
+        for name, text in suite.logs().items():
+            report.sections.append((f"log of {name}", text[-_LOG_TAIL_CHARS:]))
+        report.sections.append(("the supervisor said", "\n".join(suite.said[-20:])))
+    return report
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def suite(
+    tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> AsyncIterator[RunningSuite]:
+    """Consul in two datacenters, and every service, as `farthing up` starts them."""
+    folder = tmp_path_factory.mktemp("suite")
+    assets = _find_assets(folder)
+    layout = choose_layout(assets, folder / "run")
+    running = pytestconfig.stash[_SUITE] = RunningSuite(layout, find_environ())
+    try:
+        await running.start()
+        yield running
+    finally:
+        await running.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def tenant(suite: RunningSuite) -> AsyncIterator[Tenant]:
+    """A new organisation with one US dollar."""
+    async with make_tenant(suite.layout, suite.keys.admin) as made:
+        yield made
+
+
+def _find_assets(folder: Path) -> Path:
+    """The checkout's own; with small stand-ins for the models while they are not built."""
+    assets = ROOT / "deploy"
+    if (assets / "demo-models" / "cloud-large").exists():
+        return assets
+    from tests.support.tiny_gguf import write_tiny_gguf
+    from tests.support.tiny_onnx import Shape, save_model
+
+    made = folder / "deploy"
+    models = made / "demo-models"
+    edge, cloud = models / "edge-small", models / "cloud-large"
+    edge.mkdir(parents=True)
+    (made / "demo").symlink_to(assets / "demo")
+    write_tiny_gguf(edge / "edge-small-q8_0.gguf")
+    save_model(cloud, shape=Shape(context=512))
+    for place, ratio in ((edge, 0.3), (cloud, 0.9)):
+        quality = {"math": {"hard": {"exact_match_ratio": ratio, "n": 100}}}
+        (place / "model.json").write_text(json.dumps({"task_quality": quality}))
+    return made
