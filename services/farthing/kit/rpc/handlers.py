@@ -103,6 +103,15 @@ def _as_generator(events: AsyncIterator[Any]) -> Any:
     return events
 
 
+def _is_being_cancelled() -> bool:
+    """Whether this call itself is cancelled, and not just work that it waited for.
+
+    grpc.aio sends no status after a CancelledError, so the caller of the latter would wait for its deadline.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 class _Scope:
     """One call from entry to end."""
 
@@ -149,19 +158,26 @@ class _Scope:
 
     async def fail(self, error: BaseException) -> None:
         """Answer the caller with the error's status; returns only if the error must go on as it is."""
-        if isinstance(error, asyncio.CancelledError):
+        if isinstance(error, asyncio.CancelledError) and _is_being_cancelled():
             self.end(grpc.StatusCode.CANCELLED)
             return
-        if isinstance(error, grpc.aio.AbortError) or not isinstance(error, Exception):
+        if isinstance(error, grpc.aio.AbortError) or not isinstance(
+            error, Exception | asyncio.CancelledError
+        ):
             self.end(grpc.StatusCode.UNKNOWN)
             return
         domain = self._translate(error)
         self.end(status.code_of(domain))
         await self._context.abort_with_status(rpc_status.to_status(status.encode_error(domain)))
 
-    def _translate(self, error: Exception) -> errors.FarthingError:
+    def _translate(self, error: BaseException) -> errors.FarthingError:
         if isinstance(error, errors.FarthingError):
             return error
+        if isinstance(error, asyncio.CancelledError):
+            return errors.Unavailable(
+                f"the service gave up the work of {self._call.method}, most likely because it stops; try again",
+                reason="WORK_CANCELLED",
+            )
         if isinstance(error, TimeoutError):
             return errors.DeadlineExceeded(
                 f"{self._call.method} did not finish before the caller's deadline",

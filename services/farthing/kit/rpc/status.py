@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 import grpc
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from farthing.kit import errors
 
 DOMAIN = "farthing"
 STATUS_METADATA_KEY = "grpc-status-details-bin"
+
+# gRPC clients take 8 KiB of headers unless told otherwise, and turn a larger error into one of their own.
+_MOST_WIRE_BYTES = 7_000
+_MOST_MESSAGE_BYTES = 768
+_MOST_METADATA_BYTES = 1_536
 
 _TABLE: dict[type[errors.FarthingError], grpc.StatusCode] = {
     errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
@@ -39,16 +47,26 @@ def code_of(error: errors.FarthingError) -> grpc.StatusCode:
 
 
 def encode_error(error: errors.FarthingError) -> status_pb2.Status:
-    """Build the rich status: exactly one ErrorInfo, BadRequest for a field, RetryInfo where waiting helps."""
+    """Build the rich status: exactly one ErrorInfo, BadRequest for a field, RetryInfo where waiting helps.
+
+    What would not fit into a client's headers is left out: the end of the message, and whole entries of the metadata.
+    """
+    status = _build(error, error.message, error.metadata)
+    if _wire_bytes(status) > _MOST_WIRE_BYTES:
+        status = _build(error, _clip(error.message), _keep_entries(error))
+    return status
+
+
+def _build(
+    error: errors.FarthingError, message: str, metadata: Mapping[str, str]
+) -> status_pb2.Status:
     number: int = code_of(error).value[0]
-    status = status_pb2.Status(code=number, message=error.message)
-    info = error_details_pb2.ErrorInfo(
-        reason=error.reason, domain=DOMAIN, metadata=error.metadata
-    )
+    status = status_pb2.Status(code=number, message=message)
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)
     status.details.append(_pack(info))
     if isinstance(error, errors.InvalidArgument):
         violation = error_details_pb2.BadRequest.FieldViolation(
-            field=error.field, description=error.message
+            field=error.field, description=message
         )
         status.details.append(_pack(error_details_pb2.BadRequest(field_violations=[violation])))
     if error.retry_after_ms > 0:
@@ -58,12 +76,36 @@ def encode_error(error: errors.FarthingError) -> status_pb2.Status:
     return status
 
 
+def _wire_bytes(status: status_pb2.Status) -> int:
+    """Size in headers: the message percent-encoded, and the whole once more in base64."""
+    text = status.message.encode()
+    escaped = sum(1 if 0x20 <= byte <= 0x7E else 3 for byte in text)
+    return escaped + status.ByteSize() * 4 // 3
+
+
+def _clip(message: str) -> str:
+    data = message.encode()
+    if len(data) <= _MOST_MESSAGE_BYTES:
+        return message
+    return data[:_MOST_MESSAGE_BYTES].decode(errors="ignore") + "…"
+
+
+def _keep_entries(error: errors.FarthingError) -> dict[str, str]:
+    left, kept = _MOST_METADATA_BYTES, {}
+    # The field of an InvalidArgument comes last and is what callers look for first.
+    for key, value in sorted(error.metadata.items(), key=lambda entry: entry[0] != "field"):
+        left -= len(key.encode()) + len(value.encode()) + 6  # tags and lengths
+        if left >= 0:
+            kept[key] = value
+    return kept
+
+
 def decode_error(error: grpc.aio.AioRpcError) -> errors.FarthingError:
     """Turn a failed call back into the domain error that the callee raised, as far as the wire tells."""
     reason, metadata, retry_after_ms = f"GRPC_{error.code().name}", {}, 0
     for key, value in error.trailing_metadata() or ():
         if key == STATUS_METADATA_KEY and isinstance(value, bytes):
-            for detail in status_pb2.Status.FromString(value).details:
+            for detail in _details(value):
                 info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
                 if detail.Unpack(info) and info.domain == DOMAIN:
                     reason, metadata = info.reason, dict(info.metadata)
@@ -75,6 +117,15 @@ def decode_error(error: grpc.aio.AioRpcError) -> errors.FarthingError:
         field = metadata.pop("field", "request")
         return errors.InvalidArgument(message, field=field, reason=reason, metadata=metadata)
     return cls(message, reason=reason, metadata=metadata, retry_after_ms=retry_after_ms)
+
+
+def _details(data: bytes) -> Iterable[any_pb2.Any]:
+    try:
+        return status_pb2.Status.FromString(data).details
+    except (
+        DecodeError
+    ):  # whatever stands between us and the service made this: code and text still count
+        return ()
 
 
 def _pack(
