@@ -29,6 +29,7 @@ _OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
 )
 _Hook = Callable[[], Awaitable[None]]
+_UNKNOWN: int = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 
@@ -51,7 +52,7 @@ class RpcServer:
         self._address, self._tls, self._drain_ms = address, tls, drain_ms
         self._wrapper = Wrapper(recorder, metrics)
         self._server = grpc.aio.server(options=_OPTIONS)
-        self._health = HealthServicer()
+        self._health = _Health()
         self._names: list[str] = []
         self.port = 0
 
@@ -100,6 +101,10 @@ class RpcServer:
     async def stop(self) -> None:
         """Refuse new calls, wait up to the drain time for open ones, cancel the rest."""
         await self.set_serving(False)
+        await self._drain()
+
+    async def _drain(self) -> None:
+        self._health.end_watches()
         await self._server.stop(self._drain_ms / 1000)
 
     async def run(
@@ -126,8 +131,49 @@ class RpcServer:
             if on_stopping is not None:
                 await on_stopping()
         finally:
-            await self._server.stop(self._drain_ms / 1000)
+            await self._drain()
         _log.info("stopped", extra={"address": self._address})
+
+
+class _Health(HealthServicer):
+    """The library's, but its watches end with the server: they would otherwise use up the whole drain."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._statuses: dict[str, int] = {}
+        self._changed = asyncio.Event()
+        self._ended = False
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
+        """See grpc.health.v1."""
+        told: int | None = None
+        while True:
+            changed = (
+                self._changed
+            )  # taken before the status is read, so that no change is missed
+            status = self._statuses.get(request.service, _UNKNOWN)
+            if status != told:
+                await context.write(health_pb2.HealthCheckResponse(status=status))
+                told = status
+            elif self._ended:
+                return
+            else:
+                await changed.wait()
+
+    async def set(self, service: str, status: Any) -> None:
+        """Set a service's status and tell whoever watches it."""
+        await super().set(service, status)
+        self._statuses[service] = status
+        self._wake()
+
+    def end_watches(self) -> None:
+        """End every watch after it has passed on what was set before."""
+        self._ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
 
 
 class _Collector:

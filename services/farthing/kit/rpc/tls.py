@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass
+from pathlib import Path
 
 import grpc
 
@@ -31,7 +33,11 @@ class TlsFiles:
 
 
 def read_tls_files(settings: ServiceSettings) -> TlsFiles | None:
-    """Read the three files, or None when none is set. SettingsError if only some are set or one cannot be read."""
+    """Read the three files, or None when none is set.
+
+    SettingsError if only some are set, one cannot be used, or key and certificate do not belong together: gRPC itself
+    would say of the first two no more than that it cannot listen.
+    """
     named = {
         "FARTHING_TLS_CERT_FILE": settings.tls_cert_file,
         "FARTHING_TLS_KEY_FILE": settings.tls_key_file,
@@ -39,7 +45,7 @@ def read_tls_files(settings: ServiceSettings) -> TlsFiles | None:
     }
     if not any(named.values()):
         return None
-    contents = []
+    contents, paths = [], []
     for env, path in named.items():
         if path is None:
             raise SettingsError(
@@ -49,4 +55,31 @@ def read_tls_files(settings: ServiceSettings) -> TlsFiles | None:
             contents.append(path.read_bytes())
         except OSError as error:
             raise SettingsError(f"{env}={path}: {error.strerror}", env=env) from None
+        paths.append(path)
+    _check(*paths)
     return TlsFiles(*contents)
+
+
+def _check(certificate: Path, key: Path, authority: Path) -> None:
+    for env, path in (
+        ("FARTHING_TLS_CERT_FILE", certificate),
+        ("FARTHING_TLS_CA_FILE", authority),
+    ):
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+        except ssl.SSLError:
+            raise SettingsError(f"{env}={path} holds no PEM certificate", env=env) from None
+    try:
+        # A password must come from somewhere, or OpenSSL asks the terminal for it.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, lambda: "")
+    except ssl.SSLError as error:
+        mismatch = error.reason == "KEY_VALUES_MISMATCH"
+        raise SettingsError(
+            f"FARTHING_TLS_KEY_FILE={key} "
+            + (
+                f"and FARTHING_TLS_CERT_FILE={certificate} do not belong together"
+                if mismatch
+                else "holds no PEM key that can be read without a password"
+            ),
+            env="FARTHING_TLS_KEY_FILE",
+        ) from None
