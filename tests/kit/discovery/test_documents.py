@@ -183,7 +183,9 @@ async def test_documents_of_a_cluster_set_up_anew_replace_remembered_ones(
     own_consul: Any, tmp_path: Path, until: Until
 ) -> None:
     state_file = tmp_path / "documents.json"
-    state_file.write_text('{"prices/current": {"version": "12.aaaaaaaaaaaa", "content": {"price": 7}}}')
+    state_file.write_text(
+        '{"prices/current": {"version": "12.aaaaaaaaaaaa", "content": {"price": 7}}}'
+    )
     documents = ConsulDocuments(ConsulClient(own_consul.url), state_file=state_file)
     seen: list[Any] = []
     documents.subscribe("prices/", lambda document: seen.append(document.content))

@@ -149,5 +149,5 @@ class ConsulDocuments:
 
 
 def name_version(modify_index: int, data: bytes) -> str:
-    """Index and content: a cluster that was set up anew counts from the start, and other content may meet an old index."""
+    """Index and content: in a cluster set up anew, other content may meet an old index."""
     return f"{modify_index}.{hashlib.sha256(data).hexdigest()[:12]}"
