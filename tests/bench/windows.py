@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.bench.processes import cpu_seconds
 
-Call = Callable[[int], Awaitable[Any]]
+Call = Callable[[], Awaitable[Any]]
 
 
 @dataclass
@@ -39,15 +39,13 @@ async def measure(
     call: Call, pids: Sequence[int], *, concurrency: int, seconds: float
 ) -> Window:
     """Closed loop for so long."""
-    window, deadline, number = Window(), time.monotonic() + seconds, 0
+    window, deadline = Window(), time.monotonic() + seconds
     before = [cpu_seconds(pid) for pid in pids]
 
     async def worker() -> None:
-        nonlocal number
         while time.monotonic() < deadline:
-            number += 1
             started = time.perf_counter()
-            await call(number)
+            await call()
             window.latencies_ms.append((time.perf_counter() - started) * 1e3)
 
     await asyncio.gather(*(worker() for _ in range(concurrency)))
