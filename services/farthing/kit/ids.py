@@ -1,8 +1,12 @@
-"""Identifiers: time-ordered for rows (they keep B-trees dense), random for traces (W3C)."""
+"""Identifiers: time-ordered for rows (they keep B-trees dense), random for traces (W3C). None is a secret.
+
+Hence `random`, seeded by the system and again after a fork: each read of os.urandom lets go of the interpreter's lock,
+and a request that makes seven ids then waits up to seven times for background threads to give it back.
+"""
 
 from __future__ import annotations
 
-import os
+import random
 import time
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford base32, lower case
@@ -12,7 +16,7 @@ _RANDOM_BITS = 80
 
 def new_id(prefix: str) -> str:
     """Make a unique, time-ordered id such as "hold_01k…": 48 bits of milliseconds, 80 random bits, base32."""
-    value = (time.time_ns() // 1_000_000 << _RANDOM_BITS) | int.from_bytes(os.urandom(10))
+    value = (time.time_ns() // 1_000_000 << _RANDOM_BITS) | random.getrandbits(_RANDOM_BITS)
     return f"{prefix}_" + "".join(
         _PAIRS[value >> shift & 1023] for shift in range(120, -1, -10)
     )
@@ -20,9 +24,9 @@ def new_id(prefix: str) -> str:
 
 def new_trace_id() -> str:
     """Make a W3C trace id: 32 hex digits, never all zero."""
-    return os.urandom(16).hex()
+    return f"{random.getrandbits(128) or 1:032x}"
 
 
 def new_span_id() -> str:
     """Make a W3C span id: 16 hex digits, never all zero."""
-    return os.urandom(8).hex()
+    return f"{random.getrandbits(64) or 1:016x}"
