@@ -25,9 +25,12 @@ def price_per_million(count: int, nano_usd_per_million: int) -> NanoUsd:
     return NanoUsd(ceil_div(count * nano_usd_per_million, _PER_MILLION))
 
 
-def price_per_hour(duration_us: int, nano_usd_per_hour: int) -> NanoUsd:
-    """Price a time in microseconds at a price per hour."""
-    return NanoUsd(ceil_div(duration_us * nano_usd_per_hour, _US_PER_HOUR))
+def price_per_hour(
+    duration_us: int, nano_usd_per_hour: int, *, utilisation_percent: int = 100
+) -> NanoUsd:
+    """Price a time in microseconds at a price per hour, of which only `utilisation_percent` (1..100) is sold."""
+    priced = duration_us * nano_usd_per_hour * 100
+    return NanoUsd(ceil_div(priced, _US_PER_HOUR * utilisation_percent))
 
 
 def price_per_gb(size_bytes: int, nano_usd_per_gb: int) -> NanoUsd:

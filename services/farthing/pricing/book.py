@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 ANY = "*"
+# A million USD an hour, a million tokens or a GB: beyond that it is a mistake, and sums would outgrow 64 bits.
+_MOST_NANO_USD = 10**15
 
 
 class PriceBookError(ValueError):
@@ -80,36 +82,46 @@ class PriceBook:
 
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> PriceBook:
-        """Read a price book document; PriceBookError names the first thing wrong with it."""
+        """Read a price book document; PriceBookError names the first thing wrong with it.
+
+        A field it does not know is wrong as well: a misspelt price must not count as free.
+        """
+        if not isinstance(document, Mapping):
+            raise PriceBookError("the document must be an object")
+        _refuse_unknown(document, "", ("version", "deployments", "links", "cache"))
         version = document.get("version")
         if not isinstance(version, str) or not version:
             raise PriceBookError("version: a non-empty text is required")
+        cache = _object(document, "cache", "cache", ("lookup_nano_usd",))
         return cls(
             version=version,
             deployments=tuple(
                 _deployment(entry, f"deployments[{index}]")
                 for index, entry in enumerate(_list(document, "deployments"))
             ),
-            links={
-                (_text(entry, "from", where), _text(entry, "to", where)): _amount(
-                    entry, "nano_usd_per_gb", where
-                )
+            links=dict(
+                _link(entry, f"links[{index}]")
                 for index, entry in enumerate(_list(document, "links"))
-                for where in (f"links[{index}]",)
-            },
-            cache_lookup_nano_usd=_amount(
-                document.get("cache", {}), "lookup_nano_usd", "cache", default=0
             ),
+            cache_lookup_nano_usd=_amount(cache, "lookup_nano_usd", "cache", default=0),
         )
 
 
 def _deployment(entry: Mapping[str, Any], where: str) -> Deployment:
-    compute, energy = entry.get("compute", {}), entry.get("energy", {})
-    carbon, tokens = entry.get("carbon", {}), entry.get("tokens")
+    _refuse_unknown(
+        entry,
+        f"{where}.",
+        ("tier", "region", "model", "compute", "energy", "carbon", "tokens", "source"),
+    )
+    compute = _object(
+        entry, "compute", f"{where}.compute", ("nano_usd_per_hour", "utilisation_percent")
+    )
+    energy = _object(entry, "energy", f"{where}.energy", ("power_mw", "nano_usd_per_kwh"))
+    carbon = _object(entry, "carbon", f"{where}.carbon", ("mg_per_kwh",))
     utilisation = _amount(compute, "utilisation_percent", f"{where}.compute", default=100)
     if not 1 <= utilisation <= 100:
         raise PriceBookError(f"{where}.compute.utilisation_percent: must be 1..100")
-    if not compute and tokens is None:
+    if not compute and "tokens" not in entry:
         raise PriceBookError(
             f"{where}: needs compute or tokens; write a price of 0 if it is free"
         )
@@ -126,20 +138,43 @@ def _deployment(entry: Mapping[str, Any], where: str) -> Deployment:
             energy, "nano_usd_per_kwh", f"{where}.energy", default=0
         ),
         carbon_mg_per_kwh=_amount(carbon, "mg_per_kwh", f"{where}.carbon", default=0),
-        tokens=None if tokens is None else _token_price(tokens, f"{where}.tokens"),
+        tokens=_token_price(entry, f"{where}.tokens") if "tokens" in entry else None,
         source=str(entry.get("source", "")),
     )
 
 
-def _token_price(entry: Mapping[str, Any], where: str) -> TokenPrice:
+def _token_price(deployment: Mapping[str, Any], where: str) -> TokenPrice:
+    cached = "cached_input_nano_usd_per_million"
+    known = ("input_nano_usd_per_million", "output_nano_usd_per_million", cached)
+    entry = _object(deployment, "tokens", where, known)
     full = _amount(entry, "input_nano_usd_per_million", where)
     return TokenPrice(
         input_nano_usd_per_million=full,
         output_nano_usd_per_million=_amount(entry, "output_nano_usd_per_million", where),
-        cached_input_nano_usd_per_million=_amount(
-            entry, "cached_input_nano_usd_per_million", where, default=full
-        ),
+        cached_input_nano_usd_per_million=_amount(entry, cached, where, default=full),
     )
+
+
+def _link(entry: Mapping[str, Any], where: str) -> tuple[tuple[str, str], int]:
+    _refuse_unknown(entry, f"{where}.", ("from", "to", "nano_usd_per_gb"))
+    ends = (_text(entry, "from", where), _text(entry, "to", where))
+    return ends, _amount(entry, "nano_usd_per_gb", where)
+
+
+def _object(
+    entry: Mapping[str, Any], name: str, where: str, known: Collection[str]
+) -> Mapping[str, Any]:
+    value = entry.get(name, {})
+    if not isinstance(value, Mapping):
+        raise PriceBookError(f"{where}: an object is required")
+    _refuse_unknown(value, f"{where}.", known)
+    return value
+
+
+def _refuse_unknown(entry: Mapping[str, Any], prefix: str, known: Collection[str]) -> None:
+    for name in entry:
+        if name not in known:
+            raise PriceBookError(f"{prefix}{name}: unknown; use one of {', '.join(known)}")
 
 
 def _list(document: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
@@ -162,4 +197,6 @@ def _amount(
     value = entry.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise PriceBookError(f"{where}.{name}: a whole number >= 0 is required, not {value!r}")
+    if value > _MOST_NANO_USD:
+        raise PriceBookError(f"{where}.{name}: {value} is too much; at most {_MOST_NANO_USD}")
     return value

@@ -31,17 +31,12 @@ def price_usage(
     if deployment.tokens is not None:
         lines.append(_price_tokens(deployment, usage))
     if deployment.compute_nano_usd_per_hour:
-        hourly = ceil_div(
-            deployment.compute_nano_usd_per_hour * 100, deployment.utilisation_percent
+        amount = price_per_hour(
+            usage.compute_us,
+            deployment.compute_nano_usd_per_hour,
+            utilisation_percent=deployment.utilisation_percent,
         )
-        lines.append(
-            CostLine(
-                CostKind.COMPUTE,
-                price_per_hour(usage.compute_us, hourly),
-                usage.compute_us,
-                CostUnit.US,
-            )
-        )
+        lines.append(CostLine(CostKind.COMPUTE, amount, usage.compute_us, CostUnit.US))
     energy_uj, estimated = energy_of(deployment, usage)
     if energy_uj and deployment.energy_nano_usd_per_kwh:
         amount = price_per_kwh(energy_uj, deployment.energy_nano_usd_per_kwh)

@@ -92,12 +92,12 @@ def merge_lines(lines: Iterable[CostLine]) -> tuple[CostLine, ...]:
 def cap_lines(
     lines: Iterable[CostLine], limit_nano_usd: int
 ) -> tuple[tuple[CostLine, ...], NanoUsd]:
-    """Cut lines so that their sum is at most `limit_nano_usd`; returns them and what was cut off.
+    """Cut lines so that their sum is at most `limit_nano_usd` (below 0: 0); returns them and what was cut off.
 
     A hold is a promise: what an engine used beyond it (a step that took longer than its share) is the operator's,
     never the tenant's. Later lines are cut first.
     """
-    left, kept = limit_nano_usd, []
+    left, kept = max(0, limit_nano_usd), []
     cut = 0
     for line in lines:
         amount = min(line.amount_nano_usd, left)
