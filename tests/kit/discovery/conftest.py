@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -82,7 +83,9 @@ def shared_consul(
     """One agent for all tests that do not kill it."""
     plan = plan_agent(tmp_path_factory.mktemp("consul"), "site", "127.0.31.1")
     consul = RunningConsul(plan, consul_program)
-    asyncio.run(consul.start())
+    # In a thread: an async fixture may ask for this one while its loop runs.
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        thread.submit(lambda: asyncio.run(consul.start())).result()
     yield consul
     consul.kill()
 
