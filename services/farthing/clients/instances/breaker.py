@@ -28,9 +28,14 @@ def record_success(breaker: Breaker) -> Breaker:
 
 
 def record_failure(breaker: Breaker, now: float) -> Breaker:
-    """A call failed for the instance's own reasons. Three in a row eject it, longer each time; half open, one does."""
+    """A call failed for the instance's own reasons. Three in a row eject it, longer each time; half open, one does.
+
+    Calls that were on their way when it was ejected say nothing new.
+    """
+    if breaker.ejected(now):
+        return breaker
     failures = breaker.failure_count + 1
-    half_open = breaker.ejection_count > 0 and not breaker.ejected(now)
+    half_open = breaker.ejection_count > 0
     if failures < FAILURES_TO_EJECT and not half_open:
         return replace(breaker, failure_count=failures)
     span = min(FIRST_EJECTION_S * 2**breaker.ejection_count, LONGEST_EJECTION_S)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from dataclasses import replace
+from math import inf
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -28,6 +29,9 @@ _REPORT_OVERDUE_S = (
 _PING_EVERY_S = 2.0
 _RTT_WEIGHT = 0.2
 _LONGEST_RETRY_S = 2.0
+_LEAST_FIGURE = (
+    1e-3  # tokens a second or bytes a token; below it is noise, and divides into nonsense
+)
 _CAPABILITY = {
     inference_pb2.CAPABILITY_CHAT: "chat",
     inference_pb2.CAPABILITY_JSON_SCHEMA: "json_schema",
@@ -47,7 +51,8 @@ class Member:
         clock: Clock,
         tls: TlsFiles | None,
     ) -> None:
-        self.tier, self.address, self.suspect = tier, instance.address, instance.suspect
+        self.tier, self.suspect = tier, instance.suspect
+        self.place = (instance.address, instance.region)
         self._clock = clock
         self._channel = open_channel(instance.address, tls=tls)
         self.stub = InferenceServiceStub(self._channel)
@@ -106,12 +111,13 @@ class Member:
                 )
                 self.models = {info.name: info for info in models.models}
                 await self._follow_load()
-                retry_s = 0.05
             except (grpc.aio.AioRpcError, TimeoutError) as error:
                 if self._connected:
                     _log.warning(
                         "instance %s does not answer: %s", self._view.instance_id, _brief(error)
                     )
+            if self._connected:
+                retry_s = 0.05  # it was well a moment ago
             self._connected = False
             self.changed.set()
             await asyncio.sleep(retry_s * random.uniform(0.5, 1.0))
@@ -141,8 +147,8 @@ class Member:
             models=tuple(
                 _model_view(info, speeds.get(info.name)) for info in self.models.values()
             ),
-            running_count=load.running_request_count,
-            queued_count=load.queued_request_count,
+            running_count=max(0, load.running_request_count),
+            queued_count=max(0, load.queued_request_count),
             capacity_count=max(1, load.capacity_request_count),
         )
         self.changed.set()
@@ -166,16 +172,25 @@ class Member:
 def _model_view(
     info: inference_pb2.ModelInfo, speed: inference_pb2.ModelSpeed | None
 ) -> ModelView:
+    # Figures that cannot be count as unknown: one confused instance must not upset the arithmetic of all decisions.
     return ModelView(
         name=info.name,
         digest=info.digest,
-        context_length=info.context_length,
+        context_length=max(0, info.context_length),
         capabilities=frozenset(_CAPABILITY[c] for c in info.capabilities if c in _CAPABILITY),
-        qualities={entry.task: entry.quality_ratio for entry in info.qualities},
-        bytes_per_token=info.bytes_per_token,
-        prefill_tokens_per_second=speed.prefill_tokens_per_second if speed else 0.0,
-        decode_tokens_per_second=speed.decode_tokens_per_second if speed else 0.0,
+        qualities={
+            entry.task: entry.quality_ratio
+            for entry in info.qualities
+            if 0.0 <= entry.quality_ratio <= 1.0
+        },
+        bytes_per_token=_positive(info.bytes_per_token),
+        prefill_tokens_per_second=_positive(speed.prefill_tokens_per_second if speed else 0.0),
+        decode_tokens_per_second=_positive(speed.decode_tokens_per_second if speed else 0.0),
     )
+
+
+def _positive(value: float) -> float:
+    return value if _LEAST_FIGURE <= value < inf else 0.0
 
 
 def _brief(error: BaseException) -> str:

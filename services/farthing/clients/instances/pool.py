@@ -12,7 +12,7 @@ from farthing.api.inference.v1 import inference_pb2
 from farthing.clients.instances.member import Member
 from farthing.clients.instances.view import InstanceState, InstanceView
 from farthing.kit.clock import Clock
-from farthing.kit.discovery import Instance, Registry, ServiceWatch
+from farthing.kit.discovery import Instance, Registry, ServiceWatch, Unsubscribe
 from farthing.kit.errors import Unavailable
 from farthing.kit.rpc.tls import TlsFiles
 
@@ -33,6 +33,7 @@ class InstancePool:
         self._registry, self._clock, self._tls = registry, clock, tls
         self._members: dict[str, Member] = {}
         self._watches: list[ServiceWatch] = []
+        self._unsubscribes: list[Unsubscribe] = []
         self._closing: set[asyncio.Task[None]] = set()
         self.in_flight: dict[str, int] = {}
 
@@ -45,11 +46,13 @@ class InstancePool:
             def follow(instances: Mapping[str, Instance], tier: str = tier) -> None:
                 self._follow(tier, instances)
 
-            watch.subscribe(follow)
+            self._unsubscribes.append(watch.subscribe(follow))
             follow(watch.instances)
 
     async def close(self) -> None:
-        """Let go of all channels."""
+        """Stop following discovery and let go of all channels; first waits for calls on instances that were dropped."""
+        while self._unsubscribes:
+            self._unsubscribes.pop()()
         members, self._members = list(self._members.values()), {}
         await asyncio.gather(*(member.close() for member in members), *self._closing)
 
@@ -112,7 +115,7 @@ class InstancePool:
     def _follow(self, tier: str, instances: Mapping[str, Instance]) -> None:
         for instance_id, instance in instances.items():
             member = self._members.get(instance_id)
-            if member is not None and member.address == instance.address:
+            if member is not None and member.place == (instance.address, instance.region):
                 member.suspect = instance.suspect
                 continue
             if member is not None:

@@ -91,9 +91,14 @@ class ServiceWatch:
         await self._changed.wait()
 
     def subscribe(self, callback: Callable[[Instances], None]) -> Unsubscribe:
-        """Call back on every change, with the whole view. The callback must not block."""
+        """Call back on every change, with the whole view. The callback must not block. Ending it twice is fine."""
         self._subscribers.append(callback)
-        return lambda: self._subscribers.remove(callback)
+
+        def unsubscribe() -> None:
+            if callback in self._subscribers:
+                self._subscribers.remove(callback)
+
+        return unsubscribe
 
     def publish(self, instances: Instances, confirmed_s: float | None) -> None:
         """For registries: replace the view; `confirmed_s` is the monotonic time of the good answer, None if unknown."""
