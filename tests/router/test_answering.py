@@ -235,3 +235,12 @@ async def test_models_and_instances_are_listed(labs: LabFactory) -> None:
     )
     assert [entry.instance_id for entry in listed.instances] == ["cloud-1", "edge-0"]
     assert {entry.state for entry in listed.instances} == {router_pb2.INSTANCE_STATE_READY}
+
+
+async def test_an_unknown_policy_is_refused_before_money_is_held(labs: LabFactory) -> None:
+    lab = await labs.build(edge())
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await lab.complete(policy="chepest")
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "cheapest" in (refused.value.details() or "")
+    assert await lab.spent() == (0, 0)
