@@ -92,12 +92,12 @@ class RouterLab:
     async def complete(self, *text: str, **values: Any) -> router_pb2.CompleteResponse:
         request = router_pb2.CompleteRequest(request=ask(*text, **values))
         answer: router_pb2.CompleteResponse = await self.stub.Complete(
-            request, metadata=self.metadata, timeout=20
+            request, metadata=self.metadata, timeout=60
         )
         return answer
 
     async def stream(self, *text: str, **values: Any) -> list[router_pb2.GenerateResponse]:
-        call = self.stub.Generate(ask(*text, **values), metadata=self.metadata, timeout=20)
+        call = self.stub.Generate(ask(*text, **values), metadata=self.metadata, timeout=60)
         return [event async for event in call]
 
     async def spent(self) -> tuple[int, int]:
@@ -217,7 +217,7 @@ class LabFactory:
         await outbox.open()
         self._stack.push_async_callback(outbox.close)
         ChargeSender(ledger_channel, outbox)
-        quota_client = StrictQuotaClient(quota_channel, outbox)
+        quota_client = StrictQuotaClient(quota_channel, outbox, deadline_ms=30_000)
         self._stack.push_async_callback(quota_client.close)
         recorder = SpanRecorder()
         metrics = RouterMetrics(Metrics("router"))
