@@ -25,7 +25,7 @@ TRAIN_VENV = ROOT / ".venvs" / "train"
 TRAIN_REQUIREMENTS = ("torch==2.13.0", "tokenizers>=0.22", "numpy>=2")
 STAGES = ("text", "data", "train", "reference", "export", "measure")
 TORCH_STAGES = ("train", "reference")
-DATA_SHARD_COUNT = 150  # of 20,000 conversations
+DATA_SHARD_COUNT = 40  # of 20,000 conversations
 TOKENIZER = HERE / "tokenizer.json"
 TRAINING_RESULT, REFERENCE_RESULT = "training.json", "reference.json"
 
@@ -41,13 +41,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=WORK, help="data, weights and results")
     parser.add_argument("--shards", type=int, default=DATA_SHARD_COUNT, help="of training text")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--steps", type=int, help="instead of each model's own number")
     parser.add_argument("--batch-tokens", type=int, help="instead of each model's own number")
     parser.add_argument(
         "--seconds",
         type=float,
-        default=0,
-        help="most for each model; a CPU needs it",
+        help="of training, instead of each model's own time",
     )
     arguments = parser.parse_args()
     unknown = set(arguments.stages) - set(STAGES)
@@ -68,11 +66,10 @@ def run_in_train_venv(stage: str, arguments: argparse.Namespace) -> None:
         subprocess.run(command, check=True)
     command = [str(python), str(Path(__file__)), stage, "--work", str(arguments.work)]
     for option, value in (
-        ("--steps", arguments.steps),
+        ("--seconds", arguments.seconds),
         ("--batch-tokens", arguments.batch_tokens),
     ):
         command += [option, str(value)] if value else []
-    command += ["--seconds", str(arguments.seconds)]
     for name in arguments.model:
         command += ["--model", name]
     subprocess.run(command, check=True)
@@ -103,13 +100,12 @@ def train(arguments: argparse.Namespace) -> None:
     from recipe.train import Limits
     from recipe.train import train as train_model
 
-    limits = Limits(arguments.seconds, arguments.steps, arguments.batch_tokens)
+    limits = Limits(arguments.seconds, arguments.batch_tokens)
     for name in arguments.model:
         folder = arguments.work / name
-        report = train_model(
-            MODELS[name], arguments.work / "data", folder / "weights.npz", limits
-        )
-        report["recipe_sha256"] = manifest.recipe_sha256()
+        recipe_sha256 = manifest.recipe_sha256()
+        report = train_model(MODELS[name], arguments.work / "data", folder, limits)
+        report["recipe_sha256"] = recipe_sha256
         save(folder / TRAINING_RESULT, report)
 
 

@@ -19,12 +19,6 @@ UNQUANTIZED = (
 )
 LEAST_SEQUENCE_COUNT = 40
 MOST_BYTES = 30_000_000
-MODELS_FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "demo-models"
-
-pytestmark = pytest.mark.skipif(
-    not all((MODELS_FOLDER / name / "model.json").exists() for name in MODEL_NAMES),
-    reason="the demo models are not trained yet: run `make models`",
-)
 
 
 def read_manifest(folder: Path, name: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.configs import MODELS, SEED
-from recipe.dataset import LONG_CONVERSATION_SHARE, SYSTEM_PROMPT_SHARE
+from recipe.dataset import BUCKET_LENGTHS, LONG_CONVERSATION_SHARE, SYSTEM_PROMPT_SHARE
 from recipe.examples import HELD_OUT_ONE_IN, UNSEEN_PHRASING_SHARE
 from recipe.heldout import ITEMS_PER_CELL
 from recipe.tasks import TRAINING_SHARES, cells
@@ -30,8 +30,8 @@ _TASKS = """## Tasks
   numbers, items, cities, days and names copied. Easy: one tidy sentence. Hard: one or two requests among
   chatter, typos and distracting numbers.
 - **math**: a sum in, worked steps and `Answer: N` out. Easy: sums and differences of up to two
-  digits, stories of one step. Hard: three and four digits, products of two-digit numbers, three
-  terms, stories of two steps.
+  digits, stories of one step. Hard: three digits, products of a two-digit number with one or
+  two digits, three terms, stories of two steps.
 - **extract**: a text in, a JSON object out. Easy: one sentence, flat. Hard: shuffled sentences
   with noise and corrections, nested objects and lists, absent fields as `null`.
 
@@ -45,10 +45,12 @@ _LIMITS = """## Limits
 - Replies of the support task describe a shop that does not exist.
 - Exact match is strict: one wrong letter counts as a failure. The tables hold
   {items} items a cell, so a ratio is uncertain by up to about ±{margin:.0%} (two standard errors at one half).
-- Facts of the tables (7 + 5, 12 - 7, 6 * 8, 60 * 8) are all in the training text, and no
-  held-out item asks for one.
-- Training on another machine gives other weights: the seed fixes the text and the order of the
-  batches, not the rounding of a GPU, and a time limit may shorten the schedule.
+- Facts of the tables (7 + 5, 12 - 7, 6 * 8) are all in the training text, and no held-out item
+  asks for one.
+- One batch in 25 holds conversations of up to 1024 tokens, the others rows of at most
+  {short_length}. Expect less in a long conversation than the tables show for single questions.
+- Training again gives other weights: the seed fixes the text and the order of the batches, but
+  the time limit decides how many steps a machine makes, and rounding differs between processors.
 """
 
 
@@ -119,7 +121,7 @@ def _agreement_rows(manifests: list[dict[str, Any]]) -> list[str]:
 
 def _training_rows(manifests: list[dict[str, Any]]) -> list[str]:
     rows = [
-        "| model | parameters | width, layers, heads (kv) | steps × tokens | device | seconds |",
+        "| model | parameters | width, layers, heads (kv) | steps × tokens | device | wall seconds |",
         "|---|---|---|---|---|---|",
     ]
     for manifest in manifests:
@@ -181,10 +183,12 @@ def write(folder: Path, manifests: list[dict[str, Any]]) -> None:
         "The weights were rounded to float16 once after training; all artefacts, F32 ones too, "
         "are made from the rounded weights.\n",
         "## Making and measuring them again\n",
-        "```\nmake models                                    # all of it, a GPU helps\n"
+        "```\nmake models                                    # all of it on a CPU, see the seconds above\n"
         "python deploy/demo-models/build.py --help      # stage by stage\n"
         "python deploy/demo-models/evaluate.py          # the accuracy table, from the "
         "artefacts\n```\n",
-        _LIMITS.format(items=ITEMS_PER_CELL, margin=margin),
+        _LIMITS.format(
+            items=ITEMS_PER_CELL, margin=margin, short_length=BUCKET_LENGTHS[-2]
+        ),
     ]
     (folder / CARD_NAME).write_text("\n".join(sections), encoding="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 SEED = 20261122
+FALL_RATIO = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +42,16 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """How one model is trained; the learning rate warms up, then falls to nothing as a cosine."""
+    """How one model is trained.
 
-    step_count: int
+    `seconds` is the wall time on one core of a CPU. The learning rate warms up, stays, and falls
+    to nothing along a line over the last FALL_RATIO of that time.
+    """
+
+    seconds: float
     peak_learning_rate: float
-    batch_token_count: int = 65_536
-    warmup_step_count: int = 200
+    batch_token_count: int = 8_192
+    warmup_step_count: int = 100
     weight_decay: float = 0.05
     gradient_clip: float = 1.0
 
@@ -63,7 +68,7 @@ class Model:
 MODELS = {
     model.name: model
     for model in (
-        Model("edge-small", Shape(128, 3, 4, 2, 384), Training(24_000, 3e-3)),
-        Model("cloud-large", Shape(256, 5, 8, 4, 640), Training(24_000, 1.5e-3)),
+        Model("edge-small", Shape(96, 2, 3, 3, 256), Training(2_800, 4e-3)),
+        Model("cloud-large", Shape(192, 4, 6, 2, 384), Training(2_950, 3e-3)),
     )
 }

@@ -16,7 +16,7 @@ from recipe import tokenizer
 from recipe.chat import render
 from recipe.tasks import draw_training
 
-BUCKET_LENGTHS = (128, 224, 352, 1024)
+BUCKET_LENGTHS = (56, 88, 136, 208, 1024)
 PADDING = -1
 SYSTEM_PROMPTS = (
     "You are a helpful assistant.",
@@ -27,8 +27,7 @@ SYSTEM_PROMPTS = (
     "Be polite and precise.",
 )
 SYSTEM_PROMPT_SHARE = 0.2
-LONG_CONVERSATION_SHARE = 0.06  # of conversations; about a quarter of all tokens
-LONG_CONVERSATION_TOKEN_COUNT = 980
+LONG_CONVERSATION_SHARE = 0.008  # of conversations; about a tenth of all tokens
 SHARD_CONVERSATION_COUNT = 20_000
 
 
@@ -58,7 +57,7 @@ def _write_shard(shard: Shard) -> dict[int, int]:
     rng = random.Random(f"{shard.seed}/conversations/{shard.index}")
     encoder = tokenizer.load(Path(shard.tokenizer_path))
     texts = [
-        _conversation(rng, rng.randint(3, 9) if rng.random() < LONG_CONVERSATION_SHARE else 1)
+        _conversation(rng, rng.randint(3, 11) if rng.random() < LONG_CONVERSATION_SHARE else 1)
         for _ in range(SHARD_CONVERSATION_COUNT)
     ]
     rows: dict[int, list[Any]] = {length: [] for length in BUCKET_LENGTHS}

@@ -33,6 +33,20 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     return x * cosine + torch.cat((-high, low), -1) * sine
 
 
+def attend(query: Tensor, key: Tensor, value: Tensor, *, is_causal: bool) -> Tensor:
+    """Scaled dot-product attention, written out.
+
+    On a CPU in bfloat16 the compiled plain form trains twice as fast as PyTorch's flash kernel,
+    whose backward pass takes half of each step at these lengths.
+    """
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    if is_causal:
+        length = scores.shape[-1]
+        hidden = torch.full((length, length), float("-inf"), device=scores.device).triu(1)
+        scores = scores + hidden.to(scores.dtype)
+    return scores.softmax(-1, dtype=torch.float32).to(value.dtype) @ value
+
+
 class Attention(nn.Module):
     """Causal attention with grouped key and value heads."""
 
@@ -60,7 +74,7 @@ class Attention(nn.Module):
         if past is not None:
             key, value = torch.cat((past[0], key), 2), torch.cat((past[1], value), 2)
         group = shape.head_count // shape.kv_head_count
-        mixed = functional.scaled_dot_product_attention(
+        mixed = attend(
             query,
             key.repeat_interleave(group, 1),
             value.repeat_interleave(group, 1),
@@ -127,9 +141,10 @@ class Llama(nn.Module):
                 spread *= depth_scale
             nn.init.normal_(parameter, 0.0, spread)
 
-    def forward(
+    def hidden_states(
         self, ids: Tensor, past: list[tuple[Tensor, Tensor]] | None = None
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """What the output matrix is applied to, and the keys and values so far."""
         start = past[0][0].shape[2] if past else 0
         cosine = self.cosine[start : start + ids.shape[1]]
         sine = self.sine[start : start + ids.shape[1]]
@@ -138,7 +153,13 @@ class Llama(nn.Module):
         for index, layer in enumerate(self.layers):
             x, present = layer(x, cosine, sine, past[index] if past else None)
             presents.append(present)
-        return self.lm_head(self.norm(x)), presents
+        return self.norm(x), presents
+
+    def forward(
+        self, ids: Tensor, past: list[tuple[Tensor, Tensor]] | None = None
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        hidden, presents = self.hidden_states(ids, past)
+        return self.lm_head(hidden), presents
 
 
 def exported_name(name: str) -> str:

@@ -12,12 +12,12 @@ TASKS: dict[str, Draw] = {
 }
 # Sums take the most practice to learn, hard levels more than easy ones.
 TRAINING_SHARES: dict[tuple[str, Level], float] = {
-    ("support", "easy"): 0.08,
-    ("support", "hard"): 0.15,
-    ("math", "easy"): 0.17,
-    ("math", "hard"): 0.31,
-    ("extract", "easy"): 0.08,
-    ("extract", "hard"): 0.21,
+    ("support", "easy"): 0.07,
+    ("support", "hard"): 0.13,
+    ("math", "easy"): 0.19,
+    ("math", "hard"): 0.36,
+    ("extract", "easy"): 0.07,
+    ("extract", "hard"): 0.18,
 }
 
 

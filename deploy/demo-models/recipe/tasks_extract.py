@@ -180,13 +180,13 @@ LISTS = (
 
 
 def _order(rng: random.Random, unseen: bool) -> tuple[list[str], dict[str, object]]:
-    """A nested order: the customer, one to three lines, where to and when."""
+    """A nested order: the customer, one or two lines, where to and when."""
     name, phone = draw_name(rng), draw_phone(rng)
     city, old_city = rng.sample(CITIES, 2)
     day, old_day = rng.sample(DAYS, 2)
     lines = [
         {"item": item, "quantity": rng.randint(2, 99), "price": rng.randint(3, 400)}
-        for item in rng.sample(ITEMS, rng.randint(1, 3))
+        for item in rng.sample(ITEMS, rng.randint(1, 2))
     ]
     has_phone, has_city, has_day = (rng.random() < 0.7 for _ in range(3))
     listed = " and ".join(rng.choice(LINE).format(**line) for line in lines)
@@ -242,7 +242,7 @@ ROOM = (
 
 def _meeting(rng: random.Random, unseen: bool) -> tuple[list[str], dict[str, object]]:
     """A meeting with its host, guests, date and room, some of them corrected or missing."""
-    host, *guests = (draw_name(rng) for _ in range(rng.randint(2, 4)))
+    host, *guests = (draw_name(rng) for _ in range(rng.randint(2, 3)))
     day, old_day = rng.sample(DAYS, 2)
     time, old_time = _draw_time(rng), _draw_time(rng)
     room, old_room = (rng.choice("ABCD") + draw_digits(rng, 2) for _ in range(2))
@@ -315,7 +315,7 @@ def _draw_hard(rng: random.Random, phrasing: Phrasing) -> Example:
     kind, build = rng.choice((("order", _order), ("meeting", _meeting), ("invoice", _invoice)))
     unseen = phrasing == "unseen"
     sentences, record = build(rng, unseen)
-    sentences += _noise(rng, rng.randint(1, 3))
+    sentences += _noise(rng, rng.randint(1, 2))
     rng.shuffle(sentences)
     text = " ".join(sentences)
     answer = json.dumps(record)

@@ -106,15 +106,17 @@ def subtract_steps(a: int, b: int) -> str:
 
 
 def multiply_steps(a: int, b: int) -> str:
-    """Partial products of a * b by the tens and ones of the second factor, then their sum."""
+    """Digits of a * b (a of two digits, b of one or two): columns, then rows, then their sum."""
     if b < 10:
-        tens, ones = a - a % 10, a % 10
-        parts = [(tens, b), (ones, b)]
-    else:
-        parts = [(a, b - b % 10), (a, b % 10)]
-    products = [x * y for x, y in parts]
-    worked = [f"{x} * {y} = {product}" for (x, y), product in zip(parts, products, strict=True)]
-    return ", ".join([*worked, f"{products[0]} + {products[1]} = {sum(products)}"])
+        ones, tens = a % 10 * b, a // 10 * b
+        carry = ones // 10
+        return (
+            f"{a % 10} * {b} = {ones}, {a // 10} * {b} = {tens}, "
+            f"{tens} + {carry} = {tens + carry}"
+        )
+    rows = [f"{a} * {digit}: {multiply_steps(a, digit)}" for digit in (b % 10, b // 10)]
+    low, high = a * (b % 10), a * (b - b % 10)
+    return "; ".join([*rows, f"{low} + {high}: {add_steps(low, high)}"])
 
 
 def is_fact(sign: str, a: int, b: int) -> bool:
@@ -205,30 +207,30 @@ def _product(rng: random.Random, b_low: int, b_high: int, unseen: bool) -> Drawn
 def _two_steps(rng: random.Random, unseen: bool) -> Drawn:
     how = rng.randrange(3)
     if how == 2:
-        a, b = rng.randint(20, 400), rng.randint(20, 400)
+        a, b = rng.randint(5, 60), rng.randint(5, 60)
         sign, first, first_sign = "-", a + b, "+"
         stories = GAIN_THEN_LOSE
     else:
-        a, b = rng.randint(3, 9), rng.randint(11, 60)
+        a, b = rng.randint(3, 9), rng.randint(2, 9)
         first, first_sign = a * b, "*"
         sign, stories = ("-", PACK_THEN_LOSE) if how == 0 else ("+", PACK_THEN_GAIN)
-    c = rng.randint(2, first - 1) if sign == "-" else rng.randint(5, 200)
+    c = rng.randint(2, first - 1) if sign == "-" else rng.randint(2, 60)
     result = first - c if sign == "-" else first + c
     story = draw_phrase(rng, stories, 1, unseen)
     prompt = story.format(
         name=draw_name(rng), things=rng.choice(THINGS), packs=rng.choice(PACKS), a=a, b=b, c=c
     )
-    answer = _finish(
-        f"First {a} {first_sign} {b} = {first}. Then {first} {sign} {c} = {result}", result
-    )
+    before = f"{a} * {b} = {first}" if how != 2 else f"{a} + {b}: {add_steps(a, b)}"
+    after = add_steps(first, c) if sign == "+" else subtract_steps(first, c)
+    answer = _finish(f"{before}; {first} {sign} {c}: {after}", result)
     return prompt, answer, f"math|two|{first_sign}|{a}|{b}|{sign}|{c}"
 
 
 def _three_terms(rng: random.Random, unseen: bool) -> Drawn:
-    a, b, c = (rng.randint(100, 999) for _ in range(3))
+    a, b, c = (rng.randint(11, 99) for _ in range(3))
     first = a + b
     prompt = draw_phrase(rng, ASKS, UNSEEN_COUNT, unseen).format(sum=f"{a} + {b} + {c}")
-    steps = f"{a} + {b} = {first}, {first} + {c} = {first + c}"
+    steps = f"{a} + {b}: {add_steps(a, b)}; {first} + {c}: {add_steps(first, c)}"
     return prompt, _finish(steps, first + c), f"math|three|{a}|{b}|{c}"
 
 
@@ -239,11 +241,11 @@ _EASY: dict[str, tuple[float, Callable[[random.Random, bool], Drawn]]] = {
     "story_1_step": (0.25, _story),
 }
 _HARD: dict[str, tuple[float, Callable[[random.Random, bool], Drawn]]] = {
-    "add_4_digits": (0.15, lambda rng, unseen: _sum(rng, 100, 9999, unseen)),
-    "subtract_4_digits": (0.15, lambda rng, unseen: _difference(rng, 100, 9999, unseen)),
-    "multiply_2_by_1": (0.15, lambda rng, unseen: _product(rng, 3, 9, unseen)),
-    "multiply_2_by_2": (0.2, lambda rng, unseen: _product(rng, 11, 99, unseen)),
-    "add_3_terms": (0.1, _three_terms),
+    "add_3_digits": (0.15, lambda rng, unseen: _sum(rng, 100, 999, unseen)),
+    "subtract_3_digits": (0.15, lambda rng, unseen: _difference(rng, 100, 999, unseen)),
+    "multiply_2_by_1": (0.2, lambda rng, unseen: _product(rng, 3, 9, unseen)),
+    "multiply_2_by_2": (0.12, lambda rng, unseen: _product(rng, 11, 99, unseen)),
+    "add_3_terms": (0.13, _three_terms),
     "story_2_steps": (0.25, _two_steps),
 }
 

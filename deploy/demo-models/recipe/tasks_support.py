@@ -119,14 +119,9 @@ def _draw_hard(rng: random.Random, phrasing: Phrasing) -> Example:
     parts = [_end(_capitalise(requests[0][0]))]
     if two:
         parts[0] += rng.choice(LINKS) + _end(requests[1][0])
-    for _ in range(rng.randint(1, 2)):
-        parts.insert(
-            rng.randint(0, len(parts)),
-            misspell(rng, rng.choice(DISTRACTORS), TYPO_RATIO * typos).format(
-                **_draw_noise(rng)
-            ),
-        )
-    if rng.random() < 0.6:
+    distractor = misspell(rng, rng.choice(DISTRACTORS), TYPO_RATIO * typos)
+    parts.insert(rng.randint(0, len(parts)), distractor.format(**_draw_noise(rng)))
+    if rng.random() < 0.4:
         chatter = misspell(rng, rng.choice(CHATTY_OPENERS), TYPO_RATIO * typos)
         parts.insert(0, chatter.format(**_draw_noise(rng)))
     signed_off = rng.random() < 0.5
