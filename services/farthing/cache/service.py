@@ -43,11 +43,16 @@ class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
         core.check_batch_count(len(request.lookups), "lookups")
         keys = [Key(item.tenant_id, item.request_hash) for item in request.lookups]
         core.check_keys(keys, "lookups")
+        spans = call_context.current().start_items(item.traceparent for item in request.lookups)
         response = cache_pb2.BatchLookupResponse()
-        for payload in await self._store.lookup(keys, self._now_ms()):
-            result = response.results.add()
-            if payload is not None:
-                result.answer.ParseFromString(payload)
+        try:
+            for payload in await self._store.lookup(keys, self._now_ms()):
+                result = response.results.add()
+                if payload is not None:
+                    result.answer.ParseFromString(payload)
+        finally:
+            for span in spans:
+                span.end()
         return response
 
     async def BatchStore(

@@ -15,6 +15,7 @@ from farthing.clients.batching import MicroBatcher
 from farthing.clients.bounded_index import BoundedIndex, Bounds, Key
 from farthing.kit.clock import Clock
 from farthing.kit.errors import FarthingError
+from farthing.kit.rpc.channel import batch_metadata
 
 Level = Literal["local", "shared"]
 _OVERHEAD_BYTES = 640  # index and objects of one entry beside its serialised size
@@ -47,8 +48,13 @@ class CacheClientOptions:
 class CacheClient(Protocol):
     """What the router needs of a cache. Neither call ever raises: trouble is a miss, or an answer not kept."""
 
-    async def lookup(self, tenant_id: str, request_hash: bytes) -> CacheHit | None:
-        """The tenant's live answer to the request, or None, within the lookup deadline."""
+    async def lookup(
+        self, tenant_id: str, request_hash: bytes, *, traceparent: str = ""
+    ) -> CacheHit | None:
+        """The tenant's live answer to the request, or None, within the lookup deadline.
+
+        `traceparent` (W3C) says in which trace the service shows the lookup; "" in none.
+        """
         ...
 
     def store(
@@ -105,7 +111,9 @@ class InMemoryCacheClient:
     def __init__(self, options: CacheClientOptions, *, clock: Clock) -> None:
         self._local = LocalCache(options, clock=clock)
 
-    async def lookup(self, tenant_id: str, request_hash: bytes) -> CacheHit | None:
+    async def lookup(
+        self, tenant_id: str, request_hash: bytes, *, traceparent: str = ""
+    ) -> CacheHit | None:
         """See CacheClient."""
         answer = self._local.get(Key(tenant_id, request_hash))
         return CacheHit(answer, "local") if answer is not None else None
@@ -138,8 +146,8 @@ class RemoteCacheClient:
         self._options = options
         self._stub = cache_pb2_grpc.CacheServiceStub(channel)
         self._local = LocalCache(options, clock=clock)
-        self._lookups: MicroBatcher[Key, cache_pb2.CachedAnswer | None] = MicroBatcher(
-            self._send_lookups, max_batch_count=_BATCH_LIMIT_COUNT
+        self._lookups: MicroBatcher[cache_pb2.Lookup, cache_pb2.CachedAnswer | None] = (
+            MicroBatcher(self._send_lookups, max_batch_count=_BATCH_LIMIT_COUNT)
         )
         self._stores: asyncio.Queue[cache_pb2.Store] = asyncio.Queue(
             options.waiting_store_limit_count
@@ -150,7 +158,9 @@ class RemoteCacheClient:
         self._resume_s = 0.0
         self.dropped_store_count = 0
 
-    async def lookup(self, tenant_id: str, request_hash: bytes) -> CacheHit | None:
+    async def lookup(
+        self, tenant_id: str, request_hash: bytes, *, traceparent: str = ""
+    ) -> CacheHit | None:
         """See CacheClient."""
         key = Key(tenant_id, request_hash)
         local = self._local.get(key)
@@ -160,7 +170,11 @@ class RemoteCacheClient:
             return None
         try:
             async with asyncio.timeout(self._options.lookup_timeout_s):
-                answer = await self._lookups.submit(key)
+                answer = await self._lookups.submit(
+                    cache_pb2.Lookup(
+                        tenant_id=tenant_id, request_hash=request_hash, traceparent=traceparent
+                    )
+                )
         except (TimeoutError, FarthingError, grpc.aio.AioRpcError) as error:
             self._note_reachable(False, error)
             return None
@@ -198,11 +212,14 @@ class RemoteCacheClient:
             self._sender.cancel()
         await self._lookups.close()
 
-    async def _send_lookups(self, keys: Sequence[Key]) -> list[cache_pb2.CachedAnswer | None]:
-        request = cache_pb2.BatchLookupRequest(
-            lookups=[cache_pb2.Lookup(tenant_id=key[0], request_hash=key[1]) for key in keys]
+    async def _send_lookups(
+        self, lookups: Sequence[cache_pb2.Lookup]
+    ) -> list[cache_pb2.CachedAnswer | None]:
+        response = await self._stub.BatchLookup(
+            cache_pb2.BatchLookupRequest(lookups=lookups),
+            timeout=self._options.lookup_timeout_s,
+            metadata=batch_metadata(lookups[0].traceparent),
         )
-        response = await self._stub.BatchLookup(request, timeout=self._options.lookup_timeout_s)
         return [
             result.answer if result.HasField("answer") else None for result in response.results
         ]

@@ -26,7 +26,7 @@ class ReserveRequest:
     `hold_id` is new for each wish; the same one again gets the first answer. `key_digest` is the
     SHA-256 of the key's secret. `ttl_ms`, 1000..3600000, is when the money frees itself: choose it
     longer than the work and its settlement can take, for money spent under a hold that has expired
-    may be somebody else's by then.
+    may be somebody else's by then. `traceparent` (W3C) says in which trace the service shows it; "" in none.
     """
 
     hold_id: str
@@ -35,6 +35,7 @@ class ReserveRequest:
     min_amount_nano_usd: int
     token_count: int
     ttl_ms: int
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)

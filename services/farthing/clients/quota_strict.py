@@ -15,7 +15,7 @@ from farthing.clients.batching import MicroBatcher
 from farthing.clients.outbox import Entry, Outbox
 from farthing.clients.quota import DenialReason, Denied, Principal, Reserved, ReserveRequest
 from farthing.kit.errors import FarthingError, InvalidArgument, ResourceExhausted, Unavailable
-from farthing.kit.rpc.channel import decode_error
+from farthing.kit.rpc.channel import batch_metadata, decode_error
 
 SETTLE_KIND = "quota.settle"
 _HINT_COUNT = 4_096
@@ -112,6 +112,7 @@ class StrictQuotaClient:
                 min_amount_nano_usd=item.min_amount_nano_usd,
                 token_count=item.token_count,
                 ttl_ms=item.ttl_ms,
+                traceparent=item.traceparent,
             )
         try:
             response = await self._call(message)
@@ -128,8 +129,11 @@ class StrictQuotaClient:
         self, message: quota_pb2.BatchReserveRequest
     ) -> quota_pb2.BatchReserveResponse:
         deadline = asyncio.get_running_loop().time() + self._deadline_s
+        metadata = batch_metadata(message.reservations[0].traceparent)
         try:
-            return await self._stub.BatchReserve(message, timeout=self._deadline_s)
+            return await self._stub.BatchReserve(
+                message, timeout=self._deadline_s, metadata=metadata
+            )
         except (grpc.aio.AioRpcError, FarthingError) as error:
             first = _translate(error)
         left_s = deadline - asyncio.get_running_loop().time() - _RETRY_S
@@ -138,7 +142,7 @@ class StrictQuotaClient:
         # Once more: the call is idempotent, and a restart or a moved instance is soon over.
         await asyncio.sleep(_RETRY_S)
         try:
-            return await self._stub.BatchReserve(message, timeout=left_s)
+            return await self._stub.BatchReserve(message, timeout=left_s, metadata=metadata)
         except (grpc.aio.AioRpcError, FarthingError) as error:
             raise _translate(error) from error
 

@@ -48,7 +48,15 @@ class QuotaServicer(quota_pb2_grpc.QuotaServiceServicer):
         self, request: quota_pb2.BatchReserveRequest, context: _Context
     ) -> quota_pb2.BatchReserveResponse:
         """See quota.proto."""
-        answers = await self._store.reserve(wire.read_wishes(request), self._now_ms())
+        wishes = wire.read_wishes(request)
+        spans = call_context.current().start_items(
+            item.traceparent for item in request.reservations
+        )
+        try:
+            answers = await self._store.reserve(wishes, self._now_ms())
+        finally:
+            for span in spans:
+                span.end()
         self._metrics.answered(answers)
         response = quota_pb2.BatchReserveResponse()
         for answer in answers:
@@ -187,6 +195,8 @@ def _report(end: End, result: Settled) -> None:
             "a settlement came after its hold expired and found less money than it spent",
             extra={"hold_id": end.hold_id, "unfunded_nano_usd": result.unfunded_nano_usd},
         )
+    elif result.outcome is SettleOutcome.UNKNOWN and end.amount_nano_usd == 0:
+        pass  # a caller that never got its answer gives back what may have been held
     elif result.outcome not in (SettleOutcome.SETTLED, SettleOutcome.DUPLICATE):
         _log.warning(
             "a settlement was refused: %s",

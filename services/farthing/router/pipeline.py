@@ -75,6 +75,8 @@ class Pipeline:
     ) -> AsyncGenerator[Event]:
         """Yield the decision, deltas and the result. Whatever happens, the hold is settled at what was charged."""
         digest = call.require_key_digest()
+        if checked.policy:
+            self._world.policy(checked.policy)  # a wrong name is refused before money is held
         self._biller.require_room()
         world = self._world.snapshot()
         candidates = assess(checked.features, world)
@@ -83,6 +85,7 @@ class Pipeline:
             await self._require_key(digest)
             raise no_candidate(candidates, checked.features.model)
         timeout_s = _time_left_s(call)
+        traceparent = call.trace.traceparent() if call.span.recording else ""
         reservation = ReserveRequest(
             hold_id=new_id("hold"),
             key_digest=digest,
@@ -90,12 +93,13 @@ class Pipeline:
             min_amount_nano_usd=amounts[0],
             token_count=checked.features.input_bytes // 4 + checked.features.max_tokens,
             ttl_ms=min(round(timeout_s * 1000) + _HOLD_SLACK_MS, _LONGEST_HOLD_MS),
+            traceparent=traceparent,
         )
         # A key seen before tells whose cache to ask, so both calls can go at once; a new key costs one wait more.
         hint = self._quota.principal_hint(digest) if checked.reads_cache else None
         lookup: asyncio.Task[CacheHit | None] | None = None
         if hint is not None:
-            lookup = asyncio.ensure_future(self._look_up(checked, hint))
+            lookup = asyncio.ensure_future(self._look_up(checked, hint, traceparent))
         try:
             answer = await self._quota.reserve(reservation)
         except BaseException:
@@ -123,7 +127,7 @@ class Pipeline:
             if lookup is not None:
                 hit = await lookup
             elif checked.reads_cache:
-                hit = await self._look_up(checked, grant.principal)
+                hit = await self._look_up(checked, grant.principal, traceparent)
             if hit is not None:
                 decision = choose(candidates, policy, world, budget_nano_usd=None)
                 cached = exchange.answer_from_cache(hit, decision, world.book)
@@ -243,10 +247,14 @@ class Pipeline:
             amounts = (min(amounts[0], ceiling), min(amounts[1], ceiling))
         return amounts
 
-    async def _look_up(self, checked: CheckedRequest, principal: Principal) -> CacheHit | None:
+    async def _look_up(
+        self, checked: CheckedRequest, principal: Principal, traceparent: str
+    ) -> CacheHit | None:
         policy = checked.policy or principal.default_policy
         request_hash = checked.hash_for(self._world.policy(policy).name)
-        return await self._cache.lookup(principal.organisation_id, request_hash)
+        return await self._cache.lookup(
+            principal.organisation_id, request_hash, traceparent=traceparent
+        )
 
     async def _require_key(self, key_digest: bytes) -> Principal:
         principal = await self._quota.authenticate(key_digest)

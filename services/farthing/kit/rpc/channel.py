@@ -8,7 +8,13 @@ from farthing.kit.rpc.status import decode_error
 from farthing.kit.rpc.tls import TlsFiles
 from farthing.kit.telemetry.spans import TraceContext
 
-__all__ = ["MAX_MESSAGE_BYTES", "decode_error", "open_channel", "outgoing_metadata"]
+__all__ = [
+    "MAX_MESSAGE_BYTES",
+    "batch_metadata",
+    "decode_error",
+    "open_channel",
+    "outgoing_metadata",
+]
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 
@@ -20,7 +26,9 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # Despite its name the time that one attempt may take, handshakes included: a far region needs several round trips,
+    # a busy peer its turn.
+    ("grpc.min_reconnect_backoff_ms", 3_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.enable_retries", 0),
     ("grpc.use_local_subchannel_pool", 1),
@@ -44,3 +52,12 @@ def outgoing_metadata(
     if api_key:
         pairs = (*pairs, ("authorization", f"Bearer {api_key}"))
     return pairs
+
+
+def batch_metadata(traceparent: str) -> tuple[tuple[str, str], ...]:
+    """Metadata of a call for several requests, which name their traces item by item; `traceparent` is the first one's.
+
+    Logs get that trace's id, but the call as such has no span: it would be a trace of its own beside the requests'.
+    """
+    trace = TraceContext.from_traceparent(traceparent)
+    return () if trace is None else outgoing_metadata(trace._replace(sampled=False))

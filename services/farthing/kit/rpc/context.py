@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
 
 from farthing.kit.errors import Unauthenticated
-from farthing.kit.telemetry.spans import Span, TraceContext
+from farthing.kit.telemetry import names
+from farthing.kit.telemetry.spans import Span, SpanRecorder, TraceContext
 
 
 @dataclass(slots=True)
@@ -19,6 +21,7 @@ class CallContext:
     span: Span
     api_key: str | None
     deadline: float | None
+    recorder: SpanRecorder
 
     def require_key_digest(self) -> bytes:
         """SHA-256 of the caller's API key, 32 bytes. Unauthenticated if there is none."""
@@ -28,6 +31,16 @@ class CallContext:
                 reason="KEY_MISSING",
             )
         return hashlib.sha256(self.api_key.encode()).digest()
+
+    def start_items(self, traceparents: Iterable[str]) -> list[Span]:
+        """Spans of this call in the traces of the requests that it serves together; the handler ends them."""
+        parents = map(TraceContext.from_traceparent, traceparents)
+        attributes = {names.RPC_SYSTEM: "grpc", names.RPC_METHOD: self.method}
+        return [
+            self.recorder.start(self.method, names.KIND_SERVER, parent, attributes)
+            for parent in parents
+            if parent is not None
+        ]
 
 
 _current: ContextVar[CallContext] = ContextVar("farthing_call")

@@ -142,7 +142,9 @@ class _Scope:
         remaining = context.time_remaining()
         self.budget_s = default_s if remaining is None else max(0.0, remaining - _MARGIN_S)
         deadline = None if self.budget_s is None else time.monotonic() + self.budget_s
-        self._call = call_context.CallContext(method, span.context, span, api_key, deadline)
+        self._call = call_context.CallContext(
+            method, span.context, span, api_key, deadline, owner._recorder
+        )
         call_context.enter(self._call)
         owner._metrics.rpc_started(method)
         if remaining is not None and remaining < _LEAST_S:

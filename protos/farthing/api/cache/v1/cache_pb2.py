@@ -27,7 +27,7 @@ from farthing.api.inference.v1 import inference_pb2 as farthing_dot_api_dot_infe
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!farthing/api/cache/v1/cache.proto\x12\x15\x66\x61rthing.api.cache.v1\x1a#farthing/api/common/v1/common.proto\x1a)farthing/api/inference/v1/inference.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"D\n\x12\x42\x61tchLookupRequest\x12.\n\x07lookups\x18\x01 \x03(\x0b\x32\x1d.farthing.api.cache.v1.Lookup\"1\n\x06Lookup\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x14\n\x0crequest_hash\x18\x02 \x01(\x0c\"K\n\x13\x42\x61tchLookupResponse\x12\x34\n\x07results\x18\x01 \x03(\x0b\x32#.farthing.api.cache.v1.LookupResult\"C\n\x0cLookupResult\x12\x33\n\x06\x61nswer\x18\x01 \x01(\x0b\x32#.farthing.api.cache.v1.CachedAnswer\"\xbf\x02\n\x0c\x43\x61\x63hedAnswer\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x39\n\x08logprobs\x18\x02 \x03(\x0b\x32\'.farthing.api.inference.v1.TokenLogprob\x12;\n\rfinish_reason\x18\x03 \x01(\x0e\x32$.farthing.api.common.v1.FinishReason\x12,\n\x05usage\x18\x04 \x01(\x0b\x32\x1d.farthing.api.common.v1.Usage\x12\r\n\x05model\x18\x05 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x06 \x01(\t\x12\x15\n\rcost_nano_usd\x18\x07 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06region\x18\t \x01(\t\"A\n\x11\x42\x61tchStoreRequest\x12,\n\x06stores\x18\x01 \x03(\x0b\x32\x1c.farthing.api.cache.v1.Store\"u\n\x05Store\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x14\n\x0crequest_hash\x18\x02 \x01(\x0c\x12\x33\n\x06\x61nswer\x18\x03 \x01(\x0b\x32#.farthing.api.cache.v1.CachedAnswer\x12\x0e\n\x06ttl_ms\x18\x04 \x01(\x03\"*\n\x12\x42\x61tchStoreResponse\x12\x14\n\x0cstored_count\x18\x01 \x01(\x05\"5\n\x11InvalidateRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\"+\n\x12InvalidateResponse\x12\x15\n\rremoved_count\x18\x01 \x01(\x03\"\x11\n\x0fGetStatsRequest\"\xc4\x01\n\x10GetStatsResponse\x12\x13\n\x0b\x65ntry_count\x18\x01 \x01(\x03\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x03 \x01(\x03\x12\x11\n\thit_count\x18\x04 \x01(\x03\x12\x12\n\nmiss_count\x18\x05 \x01(\x03\x12\x16\n\x0e\x65viction_count\x18\x06 \x01(\x03\x12\x18\n\x10\x65xpiration_count\x18\x07 \x01(\x03\x12\x16\n\x0esaved_nano_usd\x18\x08 \x01(\x03\x32\x97\x03\n\x0c\x43\x61\x63heService\x12\x64\n\x0b\x42\x61tchLookup\x12).farthing.api.cache.v1.BatchLookupRequest\x1a*.farthing.api.cache.v1.BatchLookupResponse\x12\x61\n\nBatchStore\x12(.farthing.api.cache.v1.BatchStoreRequest\x1a).farthing.api.cache.v1.BatchStoreResponse\x12\x61\n\nInvalidate\x12(.farthing.api.cache.v1.InvalidateRequest\x1a).farthing.api.cache.v1.InvalidateResponse\x12[\n\x08GetStats\x12&.farthing.api.cache.v1.GetStatsRequest\x1a\'.farthing.api.cache.v1.GetStatsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!farthing/api/cache/v1/cache.proto\x12\x15\x66\x61rthing.api.cache.v1\x1a#farthing/api/common/v1/common.proto\x1a)farthing/api/inference/v1/inference.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"D\n\x12\x42\x61tchLookupRequest\x12.\n\x07lookups\x18\x01 \x03(\x0b\x32\x1d.farthing.api.cache.v1.Lookup\"F\n\x06Lookup\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x14\n\x0crequest_hash\x18\x02 \x01(\x0c\x12\x13\n\x0btraceparent\x18\x03 \x01(\t\"K\n\x13\x42\x61tchLookupResponse\x12\x34\n\x07results\x18\x01 \x03(\x0b\x32#.farthing.api.cache.v1.LookupResult\"C\n\x0cLookupResult\x12\x33\n\x06\x61nswer\x18\x01 \x01(\x0b\x32#.farthing.api.cache.v1.CachedAnswer\"\xbf\x02\n\x0c\x43\x61\x63hedAnswer\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x39\n\x08logprobs\x18\x02 \x03(\x0b\x32\'.farthing.api.inference.v1.TokenLogprob\x12;\n\rfinish_reason\x18\x03 \x01(\x0e\x32$.farthing.api.common.v1.FinishReason\x12,\n\x05usage\x18\x04 \x01(\x0b\x32\x1d.farthing.api.common.v1.Usage\x12\r\n\x05model\x18\x05 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x06 \x01(\t\x12\x15\n\rcost_nano_usd\x18\x07 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06region\x18\t \x01(\t\"A\n\x11\x42\x61tchStoreRequest\x12,\n\x06stores\x18\x01 \x03(\x0b\x32\x1c.farthing.api.cache.v1.Store\"u\n\x05Store\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x14\n\x0crequest_hash\x18\x02 \x01(\x0c\x12\x33\n\x06\x61nswer\x18\x03 \x01(\x0b\x32#.farthing.api.cache.v1.CachedAnswer\x12\x0e\n\x06ttl_ms\x18\x04 \x01(\x03\"*\n\x12\x42\x61tchStoreResponse\x12\x14\n\x0cstored_count\x18\x01 \x01(\x05\"5\n\x11InvalidateRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\"+\n\x12InvalidateResponse\x12\x15\n\rremoved_count\x18\x01 \x01(\x03\"\x11\n\x0fGetStatsRequest\"\xc4\x01\n\x10GetStatsResponse\x12\x13\n\x0b\x65ntry_count\x18\x01 \x01(\x03\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x03 \x01(\x03\x12\x11\n\thit_count\x18\x04 \x01(\x03\x12\x12\n\nmiss_count\x18\x05 \x01(\x03\x12\x16\n\x0e\x65viction_count\x18\x06 \x01(\x03\x12\x18\n\x10\x65xpiration_count\x18\x07 \x01(\x03\x12\x16\n\x0esaved_nano_usd\x18\x08 \x01(\x03\x32\x97\x03\n\x0c\x43\x61\x63heService\x12\x64\n\x0b\x42\x61tchLookup\x12).farthing.api.cache.v1.BatchLookupRequest\x1a*.farthing.api.cache.v1.BatchLookupResponse\x12\x61\n\nBatchStore\x12(.farthing.api.cache.v1.BatchStoreRequest\x1a).farthing.api.cache.v1.BatchStoreResponse\x12\x61\n\nInvalidate\x12(.farthing.api.cache.v1.InvalidateRequest\x1a).farthing.api.cache.v1.InvalidateResponse\x12[\n\x08GetStats\x12&.farthing.api.cache.v1.GetStatsRequest\x1a\'.farthing.api.cache.v1.GetStatsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,27 +37,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BATCHLOOKUPREQUEST']._serialized_start=173
   _globals['_BATCHLOOKUPREQUEST']._serialized_end=241
   _globals['_LOOKUP']._serialized_start=243
-  _globals['_LOOKUP']._serialized_end=292
-  _globals['_BATCHLOOKUPRESPONSE']._serialized_start=294
-  _globals['_BATCHLOOKUPRESPONSE']._serialized_end=369
-  _globals['_LOOKUPRESULT']._serialized_start=371
-  _globals['_LOOKUPRESULT']._serialized_end=438
-  _globals['_CACHEDANSWER']._serialized_start=441
-  _globals['_CACHEDANSWER']._serialized_end=760
-  _globals['_BATCHSTOREREQUEST']._serialized_start=762
-  _globals['_BATCHSTOREREQUEST']._serialized_end=827
-  _globals['_STORE']._serialized_start=829
-  _globals['_STORE']._serialized_end=946
-  _globals['_BATCHSTORERESPONSE']._serialized_start=948
-  _globals['_BATCHSTORERESPONSE']._serialized_end=990
-  _globals['_INVALIDATEREQUEST']._serialized_start=992
-  _globals['_INVALIDATEREQUEST']._serialized_end=1045
-  _globals['_INVALIDATERESPONSE']._serialized_start=1047
-  _globals['_INVALIDATERESPONSE']._serialized_end=1090
-  _globals['_GETSTATSREQUEST']._serialized_start=1092
-  _globals['_GETSTATSREQUEST']._serialized_end=1109
-  _globals['_GETSTATSRESPONSE']._serialized_start=1112
-  _globals['_GETSTATSRESPONSE']._serialized_end=1308
-  _globals['_CACHESERVICE']._serialized_start=1311
-  _globals['_CACHESERVICE']._serialized_end=1718
+  _globals['_LOOKUP']._serialized_end=313
+  _globals['_BATCHLOOKUPRESPONSE']._serialized_start=315
+  _globals['_BATCHLOOKUPRESPONSE']._serialized_end=390
+  _globals['_LOOKUPRESULT']._serialized_start=392
+  _globals['_LOOKUPRESULT']._serialized_end=459
+  _globals['_CACHEDANSWER']._serialized_start=462
+  _globals['_CACHEDANSWER']._serialized_end=781
+  _globals['_BATCHSTOREREQUEST']._serialized_start=783
+  _globals['_BATCHSTOREREQUEST']._serialized_end=848
+  _globals['_STORE']._serialized_start=850
+  _globals['_STORE']._serialized_end=967
+  _globals['_BATCHSTORERESPONSE']._serialized_start=969
+  _globals['_BATCHSTORERESPONSE']._serialized_end=1011
+  _globals['_INVALIDATEREQUEST']._serialized_start=1013
+  _globals['_INVALIDATEREQUEST']._serialized_end=1066
+  _globals['_INVALIDATERESPONSE']._serialized_start=1068
+  _globals['_INVALIDATERESPONSE']._serialized_end=1111
+  _globals['_GETSTATSREQUEST']._serialized_start=1113
+  _globals['_GETSTATSREQUEST']._serialized_end=1130
+  _globals['_GETSTATSRESPONSE']._serialized_start=1133
+  _globals['_GETSTATSRESPONSE']._serialized_end=1329
+  _globals['_CACHESERVICE']._serialized_start=1332
+  _globals['_CACHESERVICE']._serialized_end=1739
 # @@protoc_insertion_point(module_scope)

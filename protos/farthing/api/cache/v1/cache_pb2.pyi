@@ -18,12 +18,14 @@ class BatchLookupRequest(_message.Message):
     def __init__(self, lookups: _Optional[_Iterable[_Union[Lookup, _Mapping]]] = ...) -> None: ...
 
 class Lookup(_message.Message):
-    __slots__ = ("tenant_id", "request_hash")
+    __slots__ = ("tenant_id", "request_hash", "traceparent")
     TENANT_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_HASH_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     tenant_id: str
     request_hash: bytes
-    def __init__(self, tenant_id: _Optional[str] = ..., request_hash: _Optional[bytes] = ...) -> None: ...
+    traceparent: str
+    def __init__(self, tenant_id: _Optional[str] = ..., request_hash: _Optional[bytes] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class BatchLookupResponse(_message.Message):
     __slots__ = ("results",)

@@ -59,20 +59,22 @@ class BatchReserveRequest(_message.Message):
     def __init__(self, reservations: _Optional[_Iterable[_Union[Reservation, _Mapping]]] = ...) -> None: ...
 
 class Reservation(_message.Message):
-    __slots__ = ("hold_id", "key_digest", "amount_nano_usd", "min_amount_nano_usd", "token_count", "ttl_ms")
+    __slots__ = ("hold_id", "key_digest", "amount_nano_usd", "min_amount_nano_usd", "token_count", "ttl_ms", "traceparent")
     HOLD_ID_FIELD_NUMBER: _ClassVar[int]
     KEY_DIGEST_FIELD_NUMBER: _ClassVar[int]
     AMOUNT_NANO_USD_FIELD_NUMBER: _ClassVar[int]
     MIN_AMOUNT_NANO_USD_FIELD_NUMBER: _ClassVar[int]
     TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
     TTL_MS_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     hold_id: str
     key_digest: bytes
     amount_nano_usd: int
     min_amount_nano_usd: int
     token_count: int
     ttl_ms: int
-    def __init__(self, hold_id: _Optional[str] = ..., key_digest: _Optional[bytes] = ..., amount_nano_usd: _Optional[int] = ..., min_amount_nano_usd: _Optional[int] = ..., token_count: _Optional[int] = ..., ttl_ms: _Optional[int] = ...) -> None: ...
+    traceparent: str
+    def __init__(self, hold_id: _Optional[str] = ..., key_digest: _Optional[bytes] = ..., amount_nano_usd: _Optional[int] = ..., min_amount_nano_usd: _Optional[int] = ..., token_count: _Optional[int] = ..., ttl_ms: _Optional[int] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class BatchReserveResponse(_message.Message):
     __slots__ = ("results",)
