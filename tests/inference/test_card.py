@@ -27,18 +27,24 @@ CARD: dict[str, Any] = {
 
 
 def test_levels_are_averaged_by_answers_judged_and_all_tasks_come_first() -> None:
-    overall, extract, math = parse_card(CARD).qualities
+    overall, extract, math, *levels = parse_card(CARD).qualities
     assert (overall.task, overall.sample_count) == ("", 100)
     assert overall.quality_ratio == pytest.approx(0.78)
     assert extract == TaskQuality("extract", 1.0, 60)
     assert (math.task, math.sample_count) == ("math", 40)
     assert math.quality_ratio == pytest.approx(0.45)
+    assert levels == [
+        TaskQuality("extract/easy", 1.0, 60),
+        TaskQuality("math/easy", 0.9, 10),
+        TaskQuality("math/hard", 0.3, 30),
+    ]
 
 
 def test_the_artefact_that_is_served_has_its_own_figures() -> None:
     assert parse_card(CARD, "small.gguf").qualities == (
         TaskQuality("", 0.5, 4),
         TaskQuality("math", 0.5, 4),
+        TaskQuality("math/easy", 0.5, 4),
     )
 
 

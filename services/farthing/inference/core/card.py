@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from farthing.inference.model import TaskQuality
@@ -25,8 +26,9 @@ def parse_card(document: Mapping[str, Any], artefact_name: str = "") -> ModelCar
     When the card judges several artefacts, the one at `artefact_name` counts (its path inside
     the folder), else what the card says of the model as a whole.
 
-    `task_quality` maps task → level → {"exact_match_ratio", "n"}; levels are averaged by
-    their number of judged answers, tasks likewise into the entry of all tasks.
+    `task_quality` maps task → level → {"exact_match_ratio", "n"}; each level stands as
+    "task/level", and levels are averaged by their number of judged answers into their task,
+    tasks likewise into the entry of all tasks.
     """
     name = document.get("name", "")
     bytes_per_token = document.get("bytes_per_token", 0.0)
@@ -35,9 +37,13 @@ def parse_card(document: Mapping[str, Any], artefact_name: str = "") -> ModelCar
     tasks = _judged(document, artefact_name)
     if not isinstance(tasks, dict):
         raise _bad("task_quality must map tasks to levels")
-    by_task = [_task_quality(task, levels) for task, levels in sorted(tasks.items())]
+    by_level = [_level_qualities(task, levels) for task, levels in sorted(tasks.items())]
+    by_task = [
+        _average(task, levels) for task, levels in zip(sorted(tasks), by_level, strict=True)
+    ]
     overall = [_average("", by_task)] if by_task else []
-    return ModelCard(name, tuple(overall + by_task), float(bytes_per_token))
+    qualities = (*overall, *by_task, *chain.from_iterable(by_level))
+    return ModelCard(name, qualities, float(bytes_per_token))
 
 
 def _judged(document: Mapping[str, Any], artefact_name: str) -> object:
@@ -49,10 +55,10 @@ def _judged(document: Mapping[str, Any], artefact_name: str) -> object:
     return document.get("task_quality", {})
 
 
-def _task_quality(task: str, levels: object) -> TaskQuality:
+def _level_qualities(task: str, levels: object) -> list[TaskQuality]:
     if not isinstance(levels, dict) or not levels:
         raise _bad(f"task_quality.{task} must map levels to results")
-    return _average(task, [_level_quality(task, key, value) for key, value in levels.items()])
+    return [_level_quality(task, key, value) for key, value in sorted(levels.items())]
 
 
 def _level_quality(task: str, level: str, result: object) -> TaskQuality:
@@ -63,7 +69,7 @@ def _level_quality(task: str, level: str, result: object) -> TaskQuality:
     count = _number(result, "n", place)
     if not 0 <= ratio <= 1 or count < 1 or count != int(count):
         raise _bad(f"{place} needs exact_match_ratio in 0..1 and a whole n of 1 or more")
-    return TaskQuality(level, ratio, int(count))
+    return TaskQuality(f"{task}/{level}", ratio, int(count))
 
 
 def _number(result: Mapping[str, Any], key: str, place: str) -> float:
