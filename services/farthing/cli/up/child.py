@@ -50,6 +50,11 @@ class Child:
         return self._process.pid
 
     @property
+    def stopped(self) -> bool:
+        """Whether `stop` has been called: it will not be started again."""
+        return self._stopping
+
+    @property
     def exit_status(self) -> int | None:
         """How the last process ended, negative for a signal; None while it runs."""
         return None if self._process is None else self._process.returncode
