@@ -42,9 +42,10 @@ async def suite(
 ) -> AsyncIterator[RunningSuite]:
     """Consul in two datacenters, and every service, as `farthing up` starts them."""
     folder = tmp_path_factory.mktemp("suite")
-    assets = _find_assets(folder)
-    layout = choose_layout(assets, folder / "run")
-    running = pytestconfig.stash[_SUITE] = RunningSuite(layout, find_environ())
+    layout = choose_layout(_make_assets(folder), folder / "run")
+    # A lookup that is late is a miss: right for users, but not for tests on a busy machine.
+    environ = find_environ() | {"FARTHING_ROUTER_CACHE_DEADLINE_MS": "5000"}
+    running = pytestconfig.stash[_SUITE] = RunningSuite(layout, environ)
     try:
         await running.start()
         yield running
@@ -54,27 +55,38 @@ async def suite(
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def tenant(suite: RunningSuite) -> AsyncIterator[Tenant]:
-    """A new organisation with one US dollar."""
+    """A new organisation with a thousand US dollars, on a suite that is well."""
+    await suite.mend()
     async with make_tenant(suite.layout, suite.keys.admin) as made:
         yield made
 
 
-def _find_assets(folder: Path) -> Path:
-    """The checkout's own; with small stand-ins for the models while they are not built."""
-    assets = ROOT / "deploy"
-    if (assets / "demo-models" / "cloud-large").exists():
-        return assets
+def _make_assets(folder: Path) -> Path:
+    """The checkout's own, but for prices that leave no doubt about which tier is cheaper, however busy the machine."""
+    source, made = ROOT / "deploy", folder / "deploy"
+    prices = json.loads((source / "demo" / "prices" / "current.json").read_text())
+    for deployment in prices["deployments"]:
+        if deployment["tier"] == "cloud":
+            deployment["compute"]["nano_usd_per_hour"] *= 10
+    (made / "demo" / "prices").mkdir(parents=True)
+    (made / "demo" / "prices" / "current.json").write_text(json.dumps(prices))
+    (made / "demo" / "policies").symlink_to(source / "demo" / "policies")
+    if (source / "demo-models" / "cloud-large").exists():
+        (made / "demo-models").symlink_to(source / "demo-models")
+    else:
+        _make_models(made / "demo-models")
+    return made
+
+
+def _make_models(models: Path) -> None:
+    """Small stand-ins while the demo models are not built."""
     from tests.support.tiny_gguf import write_tiny_gguf
     from tests.support.tiny_onnx import Shape, save_model
 
-    made = folder / "deploy"
-    models = made / "demo-models"
     edge, cloud = models / "edge-small", models / "cloud-large"
     edge.mkdir(parents=True)
-    (made / "demo").symlink_to(assets / "demo")
     write_tiny_gguf(edge / "edge-small-q8_0.gguf")
     save_model(cloud, shape=Shape(context=512))
     for place, ratio in ((edge, 0.3), (cloud, 0.9)):
         quality = {"math": {"hard": {"exact_match_ratio": ratio, "n": 100}}}
         (place / "model.json").write_text(json.dumps({"task_quality": quality}))
-    return made

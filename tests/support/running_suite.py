@@ -61,6 +61,16 @@ class RunningSuite:
         self.keys = await start_suite(self.layout, self._supervisor, console, self._environ)
         await wait_for_route(self.layout, self.keys.tenant)
 
+    async def mend(self) -> None:
+        """Return when everything runs and is well, whatever the test before has done or left undone."""
+        for child in self._supervisor.children:
+            self._signal(child, signal.SIGCONT)
+            if child.stopped:
+                self.start_process(child.plan.name)
+        names = [child.plan.name for child in self._supervisor.children]
+        await asyncio.gather(*(self.well(name) for name in names))
+        await wait_for_route(self.layout, self.keys.tenant)
+
     async def close(self) -> None:
         """Stop everything."""
         for child in self._supervisor.children:
@@ -89,6 +99,10 @@ class RunningSuite:
             timeout_s=WELL_S,
             what=f"{name} well",
         )
+
+    async def is_well(self, name: str) -> bool:
+        """Whether it says that it serves."""
+        return await self._probes.ask(self.child(name).plan)
 
     def pause(self, name: str) -> None:
         """SIGSTOP: it hangs. The supervisor kills what hangs for 20 s."""

@@ -1,4 +1,4 @@
-"""A tenant with a key and a budget: asks by OpenAI's SDK or by gRPC, and remembers what it was told each answer cost."""
+"""A tenant with a key and a budget: asks by OpenAI's SDK or by gRPC, and remembers what each was said to cost."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from farthing.kit.ids import new_id, new_span_id, new_trace_id
 from farthing.kit.money import NANO_PER_USD
 from farthing.kit.rpc.channel import open_channel, outgoing_metadata
 from farthing.kit.telemetry.spans import TraceContext
+from farthing.kit.testing import eventually
 
 TIMEOUT_S = 60.0
 OFF = router_pb2.CACHE_MODE_OFF
@@ -52,6 +53,8 @@ class Tenant:
     admin_key: str
     client: AsyncOpenAI
     channel: grpc.aio.Channel
+    """To the edge site's router."""
+    cloud_channel: grpc.aio.Channel
     told: list[Told] = field(default_factory=list)
 
     @property
@@ -141,13 +144,23 @@ class Tenant:
         return answer.decision
 
     async def instances(self) -> Mapping[str, router_pb2.InstanceStatus]:
-        """What the router knows, by instance id."""
-        answer = await self.stub.ListInstances(
-            router_pb2.ListInstancesRequest(),
-            timeout=TIMEOUT_S,
-            metadata=outgoing_metadata(None, self.key),
-        )
-        return {status.instance_id: status for status in answer.instances}
+        """What the edge site's router knows, by instance id."""
+        return await self._instances(self.channel)
+
+    async def in_flight(self, instance_id: str) -> int:
+        """Requests at an instance from both routers: the gateway may use either."""
+        views = await asyncio.gather(*map(self._instances, (self.channel, self.cloud_channel)))
+        return sum(view[instance_id].in_flight_count for view in views if instance_id in view)
+
+    async def ready(self, *instance_ids: str) -> None:
+        """Return when the edge site's router uses these instances."""
+
+        async def all_ready() -> bool:
+            found = await self.instances()
+            states = [found[one].state for one in instance_ids if one in found]
+            return states == [router_pb2.INSTANCE_STATE_READY] * len(instance_ids)
+
+        await eventually(all_ready, timeout_s=30, what=f"{instance_ids} ready")
 
     def open(
         self, request: router_pb2.GenerateRequest, *, trace_id: str = ""
@@ -190,6 +203,16 @@ class Tenant:
         assert bill is not None, "no chunk had the bill"
         return _told_by_bill(bill, text, counts)
 
+    async def _instances(
+        self, channel: grpc.aio.Channel
+    ) -> Mapping[str, router_pb2.InstanceStatus]:
+        answer = await router_pb2_grpc.RouterServiceStub(channel).ListInstances(
+            router_pb2.ListInstancesRequest(),
+            timeout=TIMEOUT_S,
+            metadata=outgoing_metadata(None, self.key),
+        )
+        return {status.instance_id: status for status in answer.instances}
+
     @asynccontextmanager
     async def _quota(self) -> AsyncIterator[quota_pb2_grpc.QuotaServiceAsyncStub]:
         channel = open_channel(self.layout.address("quota"))
@@ -201,7 +224,7 @@ class Tenant:
 
 @asynccontextmanager
 async def make_tenant(
-    layout: Layout, admin_key: str, *, budget_nano_usd: int = NANO_PER_USD
+    layout: Layout, admin_key: str, *, budget_nano_usd: int = 1_000 * NANO_PER_USD
 ) -> AsyncIterator[Tenant]:
     """A new organisation with a key and a budget."""
     organisation = new_id("org").replace("_", "-")
@@ -219,18 +242,21 @@ async def make_tenant(
     finally:
         await channel.close()
     router = open_channel(layout.address("router"))
+    cloud_router = open_channel(f"{layout.cloud_host}:{layout.ports['router']}")
     client = AsyncOpenAI(
         base_url=f"http://{layout.address('gateway')}/v1",
         api_key=created.secret,
         max_retries=0,
         timeout=TIMEOUT_S,
     )
-    tenant = Tenant(layout, organisation, created.secret, admin_key, client, router)
+    tenant = Tenant(
+        layout, organisation, created.secret, admin_key, client, router, cloud_router
+    )
     try:
         await tenant.set_budget(budget_nano_usd)
         yield tenant
     finally:
-        await asyncio.gather(router.close(), client.close())
+        await asyncio.gather(router.close(), cloud_router.close(), client.close())
         await asyncio.sleep(0)  # the SDK's connections end on the next turn of the loop
 
 
