@@ -79,7 +79,7 @@ imports: setup ## Check which part may import which
 chaos: setup ## Kill, cut and fill while it serves; money must still add up
 	@exec $(BIN)/python -m pytest -m chaos $(ARGS)
 
-bench-router: setup ## Measure what the router adds to a request (CPU, latency, memory, start)
+bench-router: setup ## Measure what router and gateway add to a request, beside LiteLLM's proxy
 	@exec $(BIN)/python -m tests.bench.router $(ARGS)
 
 bench-gpu: setup ## Check and measure the cloud engine on CUDA against the CPU

@@ -7,12 +7,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import Popen
 
-from tests.bench.processes import ROOT, answers_http, started, write_json
+from tests.bench.processes import ROOT, NotReady, answers_http, started, write_json
 
 from farthing.kit.testing import free_port
 
@@ -21,7 +21,7 @@ _PLACE = ROOT / ".cache" / "bench" / f"litellm-{VERSION}"
 _START_S = 180.0
 
 
-class NotInstalled(Exception):
+class NoPeer(Exception):
     """LiteLLM cannot be had here; the message says why."""
 
 
@@ -37,7 +37,7 @@ class Proxy:
 
 
 def install() -> Path:
-    """Return LiteLLM's command, installed by pip unless it is there. NotInstalled with pip's last lines."""
+    """Return LiteLLM's command, installed by pip unless it is there. NoPeer with pip's last lines."""
     command = _PLACE / "bin" / "litellm"
     if command.exists():
         return command
@@ -57,13 +57,13 @@ def install() -> Path:
         text = said if isinstance(said, str) else said.decode(errors="replace")
         last = [line for line in text.splitlines() if line.strip()][-2:]
         command.unlink(missing_ok=True)
-        raise NotInstalled(" / ".join(last) or str(error)) from error
+        raise NoPeer(" / ".join(last) or str(error)) from error
     return command
 
 
 @contextmanager
 def running_proxy(command: Path, work: Path) -> Iterator[Proxy]:
-    """One worker without a database: one model, a check of the API key, nothing else switched on."""
+    """One worker without a database: one model, a check of the API key, nothing else. NoPeer if it does not start."""
     upstream, port = free_port(), free_port()
     key = f"sk-{secrets.token_hex(16)}"  # well-known keys are refused at start
     config = write_json(  # JSON is YAML
@@ -91,21 +91,28 @@ def running_proxy(command: Path, work: Path) -> Iterator[Proxy]:
     }
     fake = [sys.executable, "-m", "tests.bench.fake_openai", str(upstream)]
     proxy = [str(command), "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
-    with started(
-        fake,
-        {},
-        log=work / "logs" / "fake_openai.log",
-        ready=lambda: answers_http(f"http://127.0.0.1:{upstream}/"),
-    ):
-        begun = time.monotonic()
-        with started(
-            [*proxy, "--num_workers", "1"],
-            env,
-            log=work / "logs" / "litellm.log",
-            ready=lambda: answers_http(f"http://127.0.0.1:{port}/health/liveliness"),
-            wait_s=_START_S,
-            cwd=work,
-        ) as process:
-            yield Proxy(
-                process, f"http://127.0.0.1:{port}", key, "bench", time.monotonic() - begun
+    url = f"http://127.0.0.1:{port}"
+    with ExitStack() as stack:
+        stack.enter_context(
+            started(
+                fake,
+                {},
+                log=work / "logs" / "fake_openai.log",
+                ready=lambda: answers_http(f"http://127.0.0.1:{upstream}/"),
             )
+        )
+        begun = time.monotonic()
+        try:
+            process = stack.enter_context(
+                started(
+                    [*proxy, "--num_workers", "1"],
+                    env,
+                    log=work / "logs" / "litellm.log",
+                    ready=lambda: answers_http(f"{url}/health/liveliness"),
+                    wait_s=_START_S,
+                    cwd=work,
+                )
+            )
+        except NotReady as error:
+            raise NoPeer(f"it did not start in {_START_S:g} s: {error}") from error
+        yield Proxy(process, url, key, "bench", time.monotonic() - begun)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import uvloop
 from tests.bench.callers import Callers, HttpCaller
-from tests.bench.litellm_proxy import NotInstalled, Proxy, install, running_proxy
+from tests.bench.litellm_proxy import NoPeer, Proxy, install, running_proxy
 from tests.bench.processes import rss_mib
 from tests.bench.report import Result, judge, skip
 from tests.bench.suite import Suite
@@ -67,14 +67,16 @@ def compare_with_litellm(
                     starts_s.append(first.start_s)
                 proxy = stack.enter_context(running_proxy(command, work / "second"))
                 starts_s.append(proxy.start_s)
-            except NotInstalled as error:
+            except NoPeer as error:
                 skipped = str(error)
         results = uvloop.run(_compare(running_suite, proxy, rounds=rounds, seconds=seconds))
         router_s, gateway_s = start_s()
         results.append(Result("gateway cold start", round(gateway_s, 3), "s"))
         if proxy is None:
             print(f"\n*** NOT COMPARED WITH LITELLM: {skipped} ***\n", file=sys.stderr)
-            results += [skip(name, target, skipped) for name, target in _TARGETS.items()]
+            results += [
+                skip(name, target, skipped.splitlines()[0]) for name, target in _TARGETS.items()
+            ]
         else:
             least = min(starts_s)
             results += [

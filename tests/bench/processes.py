@@ -19,6 +19,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 ROOT = Path(__file__).parents[2]
 
 
+class NotReady(Exception):
+    """A process ended, or its time was over, before it was ready; the message has its log's end."""
+
+
 @contextmanager
 def running(
     module: str,
@@ -55,7 +59,7 @@ def started(
     wait_s: float = 30.0,
     cwd: Path = ROOT,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command until the block ends; RuntimeError with its log's end if it does not get ready in time."""
+    """Run a command until the block ends; NotReady if it does not get ready in time."""
     # Settings of ours in the caller's environment must not leak into what is measured.
     clean = {key: value for key, value in os.environ.items() if not key.startswith("FARTHING_")}
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +75,9 @@ def started(
         deadline = time.monotonic() + wait_s
         while not ready():
             if time.monotonic() > deadline or process.poll() is not None:
-                raise RuntimeError(f"{command[-1]} is not ready:\n{log.read_text()[-2000:]}")
+                raise NotReady(
+                    f"{' '.join(command[:3])} is not ready:\n{log.read_text()[-2000:]}"
+                )
             time.sleep(0.02)
         yield process
     finally:

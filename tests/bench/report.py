@@ -38,7 +38,7 @@ def skip(name: str, target: str, why: str) -> Result:
 
 
 def write_report(results: list[Result], path: Path) -> None:
-    """Print the table and write the file."""
+    """Print the table and write the file; beside it the same as Markdown, for docs/performance.md."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [asdict(result) for result in results]
     for row in rows:
@@ -49,6 +49,18 @@ def write_report(results: list[Result], path: Path) -> None:
         holds = {None: "", True: "yes", False: "NO"}[result.holds]
         value = "SKIPPED" if result.value is None else f"{result.value:,.3f}"
         table.add_row(Text(result.name), value, result.unit, result.target, holds)
+    path.with_suffix(".md").write_text(_as_markdown(results))
     console = Console(width=120)
     console.print(table)
     console.print(f"written to {path}")
+
+
+def _as_markdown(results: list[Result]) -> str:
+    lines = ["| figure | value | unit | target | holds |", "|---|---|---|---|---|"]
+    for result in results:
+        holds = {None: "", True: "yes", False: "**no**"}[result.holds]
+        value = (
+            "skipped" if result.value is None else f"{result.value:,.2f}".removesuffix(".00")
+        )
+        lines.append(f"| {result.name} | {value} | {result.unit} | {result.target} | {holds} |")
+    return "\n".join(lines) + "\n"

@@ -1,4 +1,5 @@
-"""What the router adds: CPU against a bare echo, latency against calling the engine directly, memory, start, tracing.
+"""What the router and the gateway add: CPU against a bare echo, latency against calling the engine directly, memory,
+start, tracing; and the same of LiteLLM's proxy. See docs/performance.md.
 
 Run with `make bench-router`. Windows of every variant are interleaved, so that foreign load meets all of them; each
 figure is the median over rounds of a ratio within one round.
@@ -7,6 +8,7 @@ figure is the median over rounds of a ratio within one round.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
 from functools import partial
@@ -141,7 +143,7 @@ def main() -> None:
     with TemporaryDirectory() as directory:
         work = Path(directory)
         with suite(work) as running_suite:
-            results: list[Result] = []
+            results = [Result("load average before", os.getloadavg()[0], "")]
             if options.only != "gateway":
                 results += uvloop.run(
                     compare(running_suite, rounds=options.rounds, seconds=options.seconds)
@@ -157,6 +159,7 @@ def main() -> None:
                     start_s=lambda: (router_s, cold_start(GATEWAY, running_suite, work)),
                     with_litellm=not options.no_litellm,
                 )
+    results.append(Result("load average after", os.getloadavg()[0], ""))
     write_report(results, options.out)
 
 
