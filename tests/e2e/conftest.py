@@ -71,22 +71,5 @@ def _make_assets(folder: Path) -> Path:
     (made / "demo" / "prices").mkdir(parents=True)
     (made / "demo" / "prices" / "current.json").write_text(json.dumps(prices))
     (made / "demo" / "policies").symlink_to(source / "demo" / "policies")
-    if (source / "demo-models" / "cloud-large").exists():
-        (made / "demo-models").symlink_to(source / "demo-models")
-    else:
-        _make_models(made / "demo-models")
+    (made / "demo-models").symlink_to(source / "demo-models")
     return made
-
-
-def _make_models(models: Path) -> None:
-    """Small stand-ins while the demo models are not built."""
-    from tests.support.tiny_gguf import write_tiny_gguf
-    from tests.support.tiny_onnx import Shape, save_model
-
-    edge, cloud = models / "edge-small", models / "cloud-large"
-    edge.mkdir(parents=True)
-    write_tiny_gguf(edge / "edge-small-q8_0.gguf")
-    save_model(cloud, shape=Shape(context=512))
-    for place, ratio in ((edge, 0.3), (cloud, 0.9)):
-        quality = {"math": {"hard": {"exact_match_ratio": ratio, "n": 100}}}
-        (place / "model.json").write_text(json.dumps({"task_quality": quality}))
