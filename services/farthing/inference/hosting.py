@@ -6,7 +6,6 @@ import logging
 from collections.abc import Mapping
 
 from farthing.api.inference.v1 import inference_pb2_grpc
-from farthing.inference.calibration import calibrate
 from farthing.inference.engine import DoneEvent, Engine, EngineRequest, FinishReason
 from farthing.inference.servicer import InferenceServicer
 from farthing.kit.process import ServiceProcess
@@ -83,13 +82,12 @@ async def serve_engine(
     tier: str,
     meta: Mapping[str, str],
 ) -> None:
-    """Starts and measures the engine, serves it until SIGTERM or SIGINT, and closes it.
+    """Starts the engine, serves it until SIGTERM or SIGINT, and closes it.
 
     Discovery learns the region and tier, the model, and `meta`.
     """
     await engine.start()
     try:
-        await calibrate(engine)
         servicer = InferenceServicer(engine)
         server = process.server()
         server.add(inference_pb2_grpc.add_InferenceServiceServicer_to_server, servicer)
