@@ -37,7 +37,7 @@ class Proxy:
 
 
 def install() -> Path:
-    """Return LiteLLM's command, installed by pip unless it is there. NoPeer with pip's last lines."""
+    """Return LiteLLM's command, installed by pip unless it is there. NoPeer with pip's last error."""
     command = _PLACE / "bin" / "litellm"
     if command.exists():
         return command
@@ -55,9 +55,10 @@ def install() -> Path:
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         said = error.stderr or b""
         text = said if isinstance(said, str) else said.decode(errors="replace")
-        last = [line for line in text.splitlines() if line.strip()][-2:]
+        # The last line names what is missing; those before may list every version there is.
+        lines = [line for line in text.splitlines() if line.startswith("ERROR")]
         command.unlink(missing_ok=True)
-        raise NoPeer(" / ".join(last) or str(error)) from error
+        raise NoPeer((lines[-1] if lines else str(error))[:200]) from error
     return command
 
 
