@@ -18,7 +18,7 @@ from farthing.kit.telemetry.spans import Span
 from farthing.pricing import Usage
 from farthing.pricing.wire import decode_usage
 from farthing.router.core.candidate import Candidate
-from farthing.router.core.estimate import compute_limit_us
+from farthing.router.core.estimate import limits_within
 from farthing.router.validation import CheckedRequest
 
 # Another instance may do better after these; after any other error it would not.
@@ -47,6 +47,8 @@ class Attempt:
     first_token_s: float = 0.0
     token_count: int = 0
     response_bytes: int = 0
+    cut_at_tokens: int = 0
+    """Below the caller's max_tokens, because the hold pays for no more; 0 when it does."""
     completion: inference_pb2.Completion | None = None
     error: errors.FarthingError | None = None
 
@@ -95,15 +97,18 @@ async def run_attempt(
 ) -> AsyncGenerator[inference_pb2.Delta]:
     """Yield deltas; afterwards `attempt` holds completion or error. Raises only what is not the engine's doing."""
     candidate = attempt.candidate
+    limits = limits_within(candidate, attempt.hold_nano_usd)
     request = inference_pb2.GenerateRequest(
         request_id=checked.request_id,
         model=candidate.model.name,
         input=checked.input,
         priority=checked.priority,
-        compute_limit_us=compute_limit_us(candidate, attempt.hold_nano_usd),
+        compute_limit_us=limits.compute_us,
         tenant_id=tenant_id,
         coalesce_ms=coalesce_ms,
     )
+    if limits.max_tokens < checked.features.max_tokens:
+        attempt.cut_at_tokens = request.input.max_tokens = limits.max_tokens
     metadata = outgoing_metadata(attempt.span.context)
     try:
         with pool.lease(candidate.instance.instance_id) as lease:
@@ -151,8 +156,16 @@ async def run_attempt(
 
 def finish_reason_of(attempt: Attempt) -> common_pb2.FinishReason:
     """Why the attempt ended, as its charge says."""
-    if attempt.completion is not None:
-        return attempt.completion.finish_reason
+    completion = attempt.completion
+    if completion is not None:
+        cut = attempt.cut_at_tokens
+        if (
+            cut
+            and completion.finish_reason == common_pb2.FINISH_REASON_LENGTH
+            and completion.usage.output_token_count >= cut
+        ):
+            return common_pb2.FINISH_REASON_BUDGET  # the hold's length, not the caller's
+        return completion.finish_reason
     if attempt.error is not None:
         return common_pb2.FINISH_REASON_ERROR
     return common_pb2.FINISH_REASON_CANCELLED

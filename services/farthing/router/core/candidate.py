@@ -6,7 +6,9 @@ import enum
 from dataclasses import dataclass
 
 from farthing.clients.instances.view import InstanceView, ModelView
-from farthing.pricing import CostLine, Deployment
+from farthing.pricing import CostLine, Deployment, Usage
+
+_NOTHING = Usage()
 
 
 class Rejection(enum.Enum):
@@ -43,7 +45,8 @@ class Candidate:
     lines: tuple[CostLine, ...] = ()
     estimated_nano_usd: int = 0
     worst_case_nano_usd: int = 0
-    worst_compute_us: int = 0
+    estimated_usage: Usage = _NOTHING
+    worst_usage: Usage = _NOTHING
     first_token_ms: int = 0
     total_ms: int = 0
     quality_ratio: float = 0.0

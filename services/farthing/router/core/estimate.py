@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from math import ceil
 
 from farthing.clients.instances.view import InstanceView, ModelView
@@ -20,6 +21,7 @@ _MOST_BYTES_PER_TOKEN = 64
 _SLOWDOWN = 4
 _LEAST_LIMIT_US = 200_000
 _TYPICAL_OUTPUT_TOKENS = 64
+_HOUR_US = 3_600_000_000
 
 
 def fill_estimates(
@@ -58,6 +60,7 @@ def fill_estimates(
         deployment, usage, uplink_nano_usd_per_gb=links[0], downlink_nano_usd_per_gb=links[1]
     )
     candidate.estimated_nano_usd = sum_lines(candidate.lines)
+    candidate.estimated_usage = usage
     candidate.carbon_ng = carbon_of(deployment, energy_of(deployment, usage)[0])
 
     # A token is at least one byte, so bytes bound the prompt whatever the tokenizer.
@@ -68,23 +71,15 @@ def fill_estimates(
             _SLOWDOWN * 1e6 * (worst_input / prefill_speed + request.max_tokens / decode_speed)
         ),
     )
-    candidate.worst_compute_us = worst_compute_us
+    candidate.worst_usage = Usage(
+        input_token_count=worst_input,
+        output_token_count=request.max_tokens,
+        compute_us=worst_compute_us,
+        request_bytes=request.input_bytes,
+        response_bytes=request.max_tokens * _MOST_BYTES_PER_TOKEN,
+    )
     candidate.worst_case_nano_usd = max(
-        candidate.estimated_nano_usd,
-        sum_lines(
-            price_usage(
-                deployment,
-                Usage(
-                    input_token_count=worst_input,
-                    output_token_count=request.max_tokens,
-                    compute_us=worst_compute_us,
-                    request_bytes=request.input_bytes,
-                    response_bytes=request.max_tokens * _MOST_BYTES_PER_TOKEN,
-                ),
-                uplink_nano_usd_per_gb=links[0],
-                downlink_nano_usd_per_gb=links[1],
-            )
-        ),
+        candidate.estimated_nano_usd, _price(candidate, candidate.worst_usage)
     )
 
     waiting = max(instance.running_count + instance.queued_count, in_flight_count)
@@ -107,29 +102,66 @@ def quality_of(qualities: Mapping[str, float], task: str) -> float:
     return qualities.get("", 0.5)
 
 
-def compute_limit_us(candidate: Candidate, hold_nano_usd: int) -> int:
-    """Device time that the hold pays for, microseconds, at most the worst case: the engine stops there.
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """Where an engine has to stop: device time in microseconds, tokens of answer. Both at least 1."""
 
-    Bytes at their worst are paid first; what is left buys time at the deployment's rate, energy included.
+    compute_us: int
+    max_tokens: int
+
+
+def limits_within(candidate: Candidate, hold_nano_usd: int) -> EngineLimits:
+    """What the hold pays for, at most the worst case.
+
+    As many tokens as it covers at the speed measured, their bytes at the worst; the rest buys time, energy included.
+    A hold below the price of one token cannot be kept to: the answer then stops after the first step.
     """
-    deployment = candidate.deployment
-    assert deployment is not None
+    worst = candidate.worst_usage
     if hold_nano_usd >= candidate.worst_case_nano_usd:
-        return candidate.worst_compute_us
-    lines = [line for line in candidate.lines if line.unit.value not in ("us", "uj")]
-    left = max(0, hold_nano_usd - sum_lines(lines) - 2)  # two lines may each round up by one
-    probe_us = 3_600_000_000
-    hour = sum_lines(
+        return EngineLimits(worst.compute_us, worst.output_token_count)
+    known = candidate.estimated_usage
+    us_per_token = known.decode_us / known.output_token_count
+
+    def use_of(token_count: int, compute_us: int) -> Usage:
+        return replace(
+            worst,
+            output_token_count=token_count,
+            response_bytes=token_count * _MOST_BYTES_PER_TOKEN,
+            compute_us=min(compute_us, worst.compute_us),
+        )
+
+    def expected_us(token_count: int) -> int:
+        return known.prefill_us + ceil(token_count * us_per_token)
+
+    least, most = 1, worst.output_token_count
+    while least < most:
+        middle = (least + most + 1) // 2
+        if _price(candidate, use_of(middle, expected_us(middle))) <= hold_nano_usd:
+            least = middle
+        else:
+            most = middle - 1
+    hour_nano_usd = _price(candidate, Usage(compute_us=_HOUR_US))
+    if hour_nano_usd == 0:
+        return EngineLimits(worst.compute_us, least)
+    left = (
+        hold_nano_usd - _price(candidate, use_of(least, 0)) - 2
+    )  # two lines may each round up by one
+    compute_us = max(left, 0) * _HOUR_US // hour_nano_usd
+    if _price(candidate, use_of(least, expected_us(least))) <= hold_nano_usd:
+        compute_us = max(compute_us, expected_us(least))
+    return EngineLimits(max(1, min(worst.compute_us, compute_us)), least)
+
+
+def _price(candidate: Candidate, usage: Usage) -> int:
+    assert candidate.deployment is not None
+    return sum_lines(
         price_usage(
-            deployment,
-            Usage(compute_us=probe_us),
-            uplink_nano_usd_per_gb=0,
-            downlink_nano_usd_per_gb=0,
+            candidate.deployment,
+            usage,
+            uplink_nano_usd_per_gb=candidate.uplink_nano_usd_per_gb,
+            downlink_nano_usd_per_gb=candidate.downlink_nano_usd_per_gb,
         )
     )
-    if hour == 0:
-        return candidate.worst_compute_us
-    return max(1, min(candidate.worst_compute_us, left * probe_us // hour))
 
 
 def _speeds(instance: InstanceView, model: ModelView) -> tuple[float, float]:
