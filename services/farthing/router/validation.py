@@ -16,7 +16,11 @@ from farthing.router.core.request import DEFAULT_MAX_TOKENS, Limits, Privacy, Re
 _MAX_STOPS = 8
 _MAX_STOP_BYTES = 256
 _MAX_TAG_LENGTH = 64
+_MAX_MODEL_LENGTH = 256
 _MAX_MESSAGES = 1024
+_MAX_REGIONS = 64
+_ROLES = frozenset(inference_pb2.Role.values()) - {inference_pb2.ROLE_UNSPECIFIED}
+_FORMAT_KINDS = frozenset(inference_pb2.ResponseFormatKind.values())
 _ANY_MODEL = ("", "auto")
 _PRIVACY = {
     common_pb2.PRIVACY_CLASS_UNSPECIFIED: Privacy.ANY,
@@ -24,6 +28,11 @@ _PRIVACY = {
     common_pb2.PRIVACY_CLASS_REGION: Privacy.REGION,
     common_pb2.PRIVACY_CLASS_ANY: Privacy.ANY,
 }
+_KNOWN_WISHES = (
+    ("privacy_class", frozenset(_PRIVACY)),
+    ("priority", frozenset(common_pb2.Priority.values())),
+    ("cache_mode", frozenset(router_pb2.CacheMode.values())),
+)
 # name, least, greatest; as inference.proto says
 _RANGES = (
     ("temperature", 0.0, 2.0),
@@ -90,6 +99,7 @@ def check_request(request: router_pb2.GenerateRequest) -> CheckedRequest:
     given, wishes = request.input, request.constraints
     _check_tag("request_id", request.request_id)
     _check_tag("conversation_id", request.conversation_id)
+    _check_tag("model", request.model, _MAX_MODEL_LENGTH)
     _check_tag("constraints.task", wishes.task)
     _check_tag("constraints.policy", wishes.policy)
     input_bytes = _check_prompt(given)
@@ -122,10 +132,10 @@ def check_request(request: router_pb2.GenerateRequest) -> CheckedRequest:
     )
 
 
-def _check_tag(field: str, value: str) -> None:
-    if len(value) > _MAX_TAG_LENGTH or not value.isprintable():
+def _check_tag(field: str, value: str, most: int = _MAX_TAG_LENGTH) -> None:
+    if len(value) > most or not value.isprintable():
         raise InvalidArgument(
-            f"{field} must be at most {_MAX_TAG_LENGTH} printable characters", field=field
+            f"{field} must be at most {most} printable characters", field=field
         )
 
 
@@ -141,7 +151,7 @@ def _check_prompt(given: inference_pb2.GenerationInput) -> int:
         )
     size = len(given.prompt.encode())
     for index, message in enumerate(given.messages):
-        if message.role == inference_pb2.ROLE_UNSPECIFIED:
+        if message.role not in _ROLES:
             field = f"input.messages[{index}].role"
             raise InvalidArgument(f"{field} must be system, user or assistant", field=field)
         for part in message.content:
@@ -182,6 +192,9 @@ def _check_output(given: inference_pb2.GenerationInput) -> None:
             "input.top_logprobs needs input.logprobs", field="input.top_logprobs"
         )
     shape = given.response_format
+    if shape.kind not in _FORMAT_KINDS:
+        field = "input.response_format.kind"
+        raise InvalidArgument(f"{field} {shape.kind} is unknown", field=field)
     wants_schema = shape.kind == inference_pb2.RESPONSE_FORMAT_KIND_JSON_SCHEMA
     if wants_schema != bool(shape.json_schema):
         raise InvalidArgument(
@@ -198,9 +211,15 @@ def _limits(wishes: router_pb2.Constraints) -> Limits:
     if not 0.0 <= wishes.min_quality_ratio <= 1.0:
         field = "constraints.min_quality_ratio"
         raise InvalidArgument(f"{field} must be 0..1", field=field)
-    if wishes.privacy_class not in _PRIVACY:
-        field = "constraints.privacy_class"
-        raise InvalidArgument(f"{field} {wishes.privacy_class} is unknown", field=field)
+    for name, known in _KNOWN_WISHES:
+        if getattr(wishes, name) not in known:
+            field = f"constraints.{name}"
+            raise InvalidArgument(f"{field} {getattr(wishes, name)} is unknown", field=field)
+    if len(wishes.residency) > _MAX_REGIONS or not all(wishes.residency):
+        field = "constraints.residency"
+        raise InvalidArgument(
+            f"{field} takes at most {_MAX_REGIONS} names of regions, none empty", field=field
+        )
     return Limits(
         max_cost_nano_usd=wishes.max_cost_nano_usd,
         max_first_token_ms=wishes.max_first_token_ms,
