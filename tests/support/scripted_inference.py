@@ -52,6 +52,7 @@ class ScriptedInference(InferenceServiceServicer):
         script = self.script
         script.requests.append(request)
         limit = request.compute_limit_us // script.us_per_token or len(script.tokens)
+        limit = min(limit, request.input.max_tokens or limit)
         sent = 0
         try:
             for token in script.tokens[:limit]:
@@ -64,7 +65,7 @@ class ScriptedInference(InferenceServiceServicer):
         except (asyncio.CancelledError, GeneratorExit):
             script.cancelled.set()
             raise
-        yield pb.GenerateResponse(completion=self._completion(sent))
+        yield pb.GenerateResponse(completion=self._completion(sent, request.input.max_tokens))
 
     async def Complete(self, request: pb.CompleteRequest, context: Any) -> pb.CompleteResponse:
         response, texts = pb.CompleteResponse(), []
@@ -103,8 +104,12 @@ class ScriptedInference(InferenceServiceServicer):
         if self.script.error is not None and sent >= self.script.fail_after:
             raise self.script.error
 
-    def _completion(self, sent: int) -> pb.Completion:
-        whole = sent == len(self.script.tokens)
+    def _completion(self, sent: int, max_tokens: int) -> pb.Completion:
+        reason = common_pb2.FINISH_REASON_BUDGET
+        if sent == len(self.script.tokens):
+            reason = common_pb2.FINISH_REASON_STOP
+        elif sent == max_tokens:
+            reason = common_pb2.FINISH_REASON_LENGTH
         usage = common_pb2.Usage(
             input_token_count=11,
             output_token_count=sent,
@@ -115,9 +120,7 @@ class ScriptedInference(InferenceServiceServicer):
             response_bytes=len("".join(self.script.tokens[:sent]).encode()),
         )
         return pb.Completion(
-            finish_reason=common_pb2.FINISH_REASON_STOP
-            if whole
-            else common_pb2.FINISH_REASON_BUDGET,
+            finish_reason=reason,
             usage=usage,
             model_digest=self.info.digest,
         )
