@@ -1,9 +1,15 @@
-"""What the whole suite shares: a Ctrl-C that ends it with pytest's own closing lines."""
+"""What the whole suite shares: a Ctrl-C that ends it with pytest's closing lines, and processes that start cleanly."""
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from _pytest.tmpdir import tmppath_result_key
+
+# Before anything imports gRPC: tests start processes while its threads run. Its fork handlers have nothing to do for
+# programs that exec, and at times abort the new process before it does.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 
 @pytest.hookimpl(tryfirst=True)

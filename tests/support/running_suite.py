@@ -95,7 +95,8 @@ class RunningSuite:
         """Return when the process is well, after a restart too."""
         child = self.child(name)
         await eventually(
-            lambda: child.pid is not None and self._probes.ask(child.plan),
+            # The supervisor's own view too: what it has not seen well it does not start again.
+            lambda: child.healthy.is_set() and self._probes.ask(child.plan),
             timeout_s=WELL_S,
             what=f"{name} well",
         )
