@@ -7,14 +7,11 @@ import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from farthing.kit.telemetry import names
 from farthing.kit.telemetry.spans import SpanRecord, SpanRecorder
 from farthing.kit.version import __version__
-
-if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import ReadableSpan
 
 _LOG = logging.getLogger("farthing.telemetry")
 _PERIOD_S = 0.2
@@ -46,7 +43,8 @@ class OtlpSender:
 
     def __init__(self, endpoint: str, resource: Mapping[str, str]) -> None:
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.resources import Resource
+
+        from farthing.kit.telemetry.encode import SpanEncoder
 
         # Its own log repeats every failed attempt; the exporter below says once what changed.
         logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter").setLevel(
@@ -56,48 +54,18 @@ class OtlpSender:
         self._exporter = OTLPSpanExporter(
             endpoint=endpoint, insecure=insecure, timeout=_SEND_TIMEOUT_S
         )
-        self._resource = Resource(dict(resource))
+        # The exporter's seam for other representations than the SDK's own.
+        self._exporter._translate_data = SpanEncoder(resource).encode  # type: ignore
 
     def send(self, batch: Sequence[SpanRecord]) -> bool:
         """See SpanSender."""
         from opentelemetry.sdk.trace.export import SpanExportResult
 
-        spans = [self._convert(record) for record in batch]
-        return self._exporter.export(spans) is SpanExportResult.SUCCESS
+        return self._exporter.export(batch) is SpanExportResult.SUCCESS  # type: ignore[arg-type]
 
     def close(self) -> None:
         """See SpanSender."""
         self._exporter.shutdown(timeout_millis=1_000)
-
-    def _convert(self, record: SpanRecord) -> ReadableSpan:
-        from opentelemetry.sdk.trace import Event, ReadableSpan
-        from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-        from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
-
-        flags = TraceFlags(TraceFlags.SAMPLED)
-        trace_id = int(record.context.trace_id, 16)
-        parent = (
-            SpanContext(trace_id, int(record.parent_span_id, 16), False, flags)
-            if record.parent_span_id
-            else None
-        )
-        code = StatusCode[record.status.upper()]
-        return ReadableSpan(
-            name=record.name,
-            context=SpanContext(trace_id, int(record.context.span_id, 16), False, flags),
-            parent=parent,
-            resource=self._resource,
-            attributes=record.attributes,
-            events=[
-                Event(event.name, attributes=event.attributes, timestamp=event.time_ns)
-                for event in record.events
-            ],
-            kind=SpanKind[record.kind.upper()],
-            status=Status(code, record.message if code is StatusCode.ERROR else None),
-            start_time=record.start_ns,
-            end_time=record.end_ns,
-            instrumentation_scope=InstrumentationScope(names.SCOPE, __version__),
-        )
 
 
 class SpanExporter:
