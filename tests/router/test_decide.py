@@ -319,7 +319,13 @@ def test_an_inferior_candidate_never_changes_the_winner(
     assume(before is not None)
     assert before is not None
     worse = replace(worsen(before.instance), instance_id="z-last")
-    more = replace(world, instances=(*world.instances, worse))
+    # As busy as the one it copies, or it would win a tie.
+    busy = world.in_flight.get(before.instance.instance_id, 0)
+    more = replace(
+        world,
+        instances=(*world.instances, worse),
+        in_flight={**world.in_flight, "z-last": busy},
+    )
     assert name_of(decide(request, more, policy, budget_nano_usd).chosen) == name_of(before)
 
 
