@@ -30,7 +30,7 @@ class Router:
 class RouterPool:
     """Calls routers. Errors come as FarthingError; leaving a call early cancels it at once.
 
-    A call that a router could not take (Unavailable before the first event) goes to another one, once.
+    A call that a router could not take (Unavailable before the first text) goes to another one, once.
     """
 
     def __init__(
@@ -81,7 +81,8 @@ class RouterPool:
                 call = router.stub.Generate(request, timeout=self._timeout_s, metadata=metadata)
                 try:
                     async for event in call:
-                        started = True
+                        # A decision alone commits to nothing: another may follow before the first text.
+                        started = started or not event.HasField("decision")
                         yield event
                     return
                 except grpc.aio.AioRpcError as error:
