@@ -153,6 +153,30 @@ async def test_a_killed_router_delivers_its_charges_after_its_restart_once(
     assert budget == sum(told.total_nano_usd for told in tenant.told)
 
 
+async def test_the_other_router_answers_what_a_killed_one_had_under_way(
+    suite: RunningSuite, tenant: Tenant
+) -> None:
+    await tenant.ready(EDGE, CLOUD)
+    suite.pause(CLOUD)  # so that nothing is answered before the router dies
+    try:
+        answers = asyncio.gather(
+            *(
+                tenant.chat(f"Under way {n}", model="cloud-large", cache="off", stream=n > 2)
+                for n in range(6)
+            )
+        )
+        await eventually(lambda: _all_at(tenant, CLOUD, 6), what="all requests at the engine")
+        await suite.kill("edge-site-router")
+    finally:
+        suite.resume(CLOUD)
+    for told in await answers:
+        assert told.text and told.finish_reason in ("stop", "length")
+    await suite.well("edge-site-router")
+    # The dead router's holds free themselves at their time; what was done for nobody was charged to nobody.
+    books = await agreed(tenant, holds_left=True)
+    assert books.charge_count == 6
+
+
 async def test_a_stopped_ledger_costs_nobody_an_answer_and_gets_every_charge(
     suite: RunningSuite, tenant: Tenant
 ) -> None:
@@ -199,6 +223,10 @@ async def test_a_client_that_leaves_frees_the_engine(
 
     await eventually(free, what="a free engine")
     await agreed(tenant, untold=[trace_id])
+
+
+async def _all_at(tenant: Tenant, instance_id: str, count: int) -> bool:
+    return await tenant.in_flight(instance_id) == count
 
 
 async def _answers(tenant: Tenant) -> bool:
