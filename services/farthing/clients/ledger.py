@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import grpc
 
-from farthing.api.ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from farthing.api.ledger.v1 import ledger_pb2
 from farthing.clients.outbox import Entry, Outbox
+from farthing.clients.wire import as_it_is, repeat_field_one
 from farthing.kit.rpc.channel import decode_error
 
 CHARGE_KIND = "charge"
@@ -22,19 +23,23 @@ class ChargeSender:
     """Delivers outbox entries of kind "charge" to the ledger behind `channel`, those of an earlier process too."""
 
     def __init__(self, channel: grpc.aio.Channel, outbox: Outbox) -> None:
-        self._stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+        self._record = channel.unary_unary(
+            "/farthing.api.ledger.v1.LedgerService/RecordCharges",
+            request_serializer=as_it_is,
+            response_deserializer=ledger_pb2.RecordChargesResponse.FromString,
+        )
         outbox.attach(CHARGE_KIND, self._deliver)
 
     async def _deliver(self, entries: Sequence[Entry]) -> Mapping[str, str]:
-        charges = [ledger_pb2.Charge.FromString(entry.payload) for entry in entries]
+        message = repeat_field_one(entry.payload for entry in entries)
         try:
-            response = await self._stub.RecordCharges(
-                ledger_pb2.RecordChargesRequest(charges=charges), timeout=_TIMEOUT_S
+            response: ledger_pb2.RecordChargesResponse = await self._record(
+                message, timeout=_TIMEOUT_S
             )
         except grpc.aio.AioRpcError as error:
             raise decode_error(error) from error
         return {
-            charge.charge_id: _FINAL[outcome]
-            for charge, outcome in zip(charges, response.outcomes, strict=True)
+            entry.id: _FINAL[outcome]
+            for entry, outcome in zip(entries, response.outcomes, strict=True)
             if outcome in _FINAL
         }

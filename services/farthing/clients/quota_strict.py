@@ -14,6 +14,7 @@ from farthing.api.quota.v1 import quota_pb2, quota_pb2_grpc
 from farthing.clients.batching import MicroBatcher
 from farthing.clients.outbox import Entry, Outbox
 from farthing.clients.quota import DenialReason, Denied, Principal, Reserved, ReserveRequest
+from farthing.clients.wire import as_it_is, repeat_field_one
 from farthing.kit.errors import FarthingError, InvalidArgument, ResourceExhausted, Unavailable
 from farthing.kit.rpc.channel import batch_metadata, decode_error
 
@@ -45,6 +46,11 @@ class StrictQuotaClient:
         self, channel: grpc.aio.Channel, outbox: Outbox, *, deadline_ms: int = 1_000
     ) -> None:
         self._stub = quota_pb2_grpc.QuotaServiceStub(channel)
+        self._settle = channel.unary_unary(
+            "/farthing.api.quota.v1.QuotaService/BatchSettle",
+            request_serializer=as_it_is,
+            response_deserializer=quota_pb2.BatchSettleResponse.FromString,
+        )
         self._outbox = outbox
         self._deadline_s = deadline_ms / 1000
         self._hints: OrderedDict[bytes, Principal] = OrderedDict()
@@ -161,18 +167,19 @@ class StrictQuotaClient:
             self._resolve_doubts()
 
     async def _deliver(self, entries: Sequence[Entry]) -> Mapping[str, str]:
-        message = quota_pb2.BatchSettleRequest()
-        for entry in entries:
-            message.settlements.add().ParseFromString(entry.payload)
+        message = repeat_field_one(entry.payload for entry in entries)
         try:
-            response = await self._stub.BatchSettle(message, timeout=_SETTLE_TIMEOUT_S)
+            response: quota_pb2.BatchSettleResponse = await self._settle(
+                message, timeout=_SETTLE_TIMEOUT_S
+            )
         except (grpc.aio.AioRpcError, FarthingError) as error:
             raise _translate(error) from error
         refused = {}
-        for item, result in zip(message.settlements, response.results, strict=True):
-            # Giving back a hold that was never made, or was given back before, is no loss.
-            if result.outcome in _FINAL and item.amount_nano_usd > 0:
-                refused[item.hold_id] = _FINAL[result.outcome]
+        for entry, result in zip(entries, response.results, strict=True):
+            if result.outcome in _FINAL:
+                # Giving back a hold that was never made, or was given back before, is no loss.
+                if quota_pb2.Settlement.FromString(entry.payload).amount_nano_usd > 0:
+                    refused[entry.id] = _FINAL[result.outcome]
         return refused
 
     def _remember(self, key_digest: bytes, principal: Principal) -> None:

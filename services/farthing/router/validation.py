@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from farthing.api.common.v1 import common_pb2
@@ -56,9 +56,16 @@ class CheckedRequest:
     priority: common_pb2.Priority
     reads_cache: bool
     writes_cache: bool
+    _hashes: dict[str, bytes] = field(default_factory=dict, repr=False, compare=False)
 
     def hash_for(self, policy: str) -> bytes:
-        """The cache key under the policy that applies."""
+        """The cache key under the policy that applies; made once."""
+        known = self._hashes.get(policy)
+        if known is None:
+            known = self._hashes[policy] = self._hash(policy)
+        return known
+
+    def _hash(self, policy: str) -> bytes:
         given, sampling, limits = self.input, self.input.sampling, self.features.limits
 
         def optional(name: str) -> Any:
