@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import struct
-from collections.abc import Iterable
+import json
 from dataclasses import dataclass
 
 # Part of the hash: raise it when the meaning of a field changes, so that old entries are never given out again.
-_SCHEME = b"farthing request 1"
+_SCHEME = "farthing request 2"
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,61 +46,36 @@ class HashedRequest:
 def canonical_request_hash(request: HashedRequest) -> bytes:
     """32 bytes, equal exactly when the requests must get the same answer.
 
-    An empty model is "auto"; the order of stop texts and of regions does not count. Every field is written with its
-    length, so no two different requests write the same bytes.
+    An empty model is "auto"; the order of stop texts and of regions does not count. The fields are written as one JSON
+    array, which no two different requests share; numbers as floats, so that 1 and 1.0 are the same wish.
     """
-    digest = hashlib.sha256(_SCHEME)
-    for part in _parts(request):
-        digest.update(struct.pack("<Q", len(part)))
-        digest.update(part)
-    return digest.digest()
-
-
-def _parts(request: HashedRequest) -> Iterable[bytes]:
-    yield _text(request.model or "auto")
-    yield str(len(request.messages)).encode()
-    for role, text in request.messages:
-        yield _text(role)
-        yield _text(text)
-    yield _text(request.prompt)
-    yield _number(request.max_tokens)
-    for value in (
-        request.temperature,
-        request.top_p,
+    parts = (
+        _SCHEME,
+        request.model or "auto",
+        request.messages,
+        request.prompt,
+        request.max_tokens,
+        _number(request.temperature),
+        _number(request.top_p),
         request.top_k,
-        request.min_p,
+        _number(request.min_p),
         request.seed,
-        request.frequency_penalty,
-        request.presence_penalty,
-    ):
-        yield _number(value)
-    yield from _set(request.stop)
-    yield _text(request.response_format)
-    yield _text(request.json_schema)
-    yield _number(int(request.logprobs))
-    yield _number(request.top_logprobs)
-    yield _text(request.task)
-    yield _number(request.min_quality_ratio)
-    yield _text(request.policy)
-    yield from _set(request.residency)
-    yield _text(request.privacy_class)
+        _number(request.frequency_penalty),
+        _number(request.presence_penalty),
+        sorted(set(request.stop)),
+        request.response_format,
+        request.json_schema,
+        request.logprobs,
+        request.top_logprobs,
+        request.task,
+        _number(request.min_quality_ratio),
+        request.policy,
+        sorted(set(request.residency)),
+        request.privacy_class,
+    )
+    return hashlib.sha256(_encode(parts).encode()).digest()
 
 
-def _text(value: str) -> bytes:
-    return value.encode("utf-8", "surrogatepass")
-
-
-def _number(value: float | None) -> bytes:
-    # Integers are written as such: a seed of 2**53 + 1 has no float of its own. 0 and 0.0 and -0.0 are one value.
-    if value is None:
-        return b""
-    if isinstance(value, int) or value.is_integer():
-        return b"i%d" % int(value)
-    return b"f" + struct.pack("<d", value)
-
-
-def _set(values: tuple[str, ...]) -> Iterable[bytes]:
-    unique = sorted(set(values))
-    yield str(len(unique)).encode()
-    for value in unique:
-        yield _text(value)
+def _number(value: float | None) -> float | None:
+    # -0.0 and 0.0 are one wish, and two texts.
+    return None if value is None else float(value) + 0.0

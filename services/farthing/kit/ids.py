@@ -9,17 +9,13 @@ from __future__ import annotations
 import random
 import time
 
-_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford base32, lower case
-_PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
 _RANDOM_BITS = 80
 
 
 def new_id(prefix: str) -> str:
-    """Make a unique, time-ordered id such as "hold_01k…": 48 bits of milliseconds, 80 random bits, base32."""
+    """Make a unique, time-ordered id such as "hold_019a…": 48 bits of milliseconds, 80 random bits, 32 hex digits."""
     value = (time.time_ns() // 1_000_000 << _RANDOM_BITS) | random.getrandbits(_RANDOM_BITS)
-    return f"{prefix}_" + "".join(
-        _PAIRS[value >> shift & 1023] for shift in range(120, -1, -10)
-    )
+    return f"{prefix}_{value:032x}"
 
 
 def new_trace_id() -> str:

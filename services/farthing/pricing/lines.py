@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from farthing.kit.money import NanoUsd
 
 
-class CostKind(enum.Enum):
+class CostKind(enum.StrEnum):
     """What a line pays for; values are the names used in JSON, on spans and in the ledger."""
 
     COMPUTE = "compute"
@@ -19,7 +19,7 @@ class CostKind(enum.Enum):
     CACHE = "cache"
 
 
-class CostUnit(enum.Enum):
+class CostUnit(enum.StrEnum):
     """The unit of a line's quantity."""
 
     US = "us"

@@ -6,8 +6,6 @@ import time
 from collections.abc import AsyncGenerator
 from types import TracebackType
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from farthing.api.cache.v1 import cache_pb2
 from farthing.api.common.v1 import common_pb2
 from farthing.api.inference.v1 import inference_pb2
@@ -28,7 +26,7 @@ from farthing.router.core.decide import Decision
 from farthing.router.describe import describe_attempt, describe_decision
 from farthing.router.settling import Account, Biller, Work, new_charge_id, sum_charges
 from farthing.router.validation import CheckedRequest
-from farthing.router.wire import TIER, encode_cache_decision, encode_decision
+from farthing.router.wire import REASON_NAME, TIER, encode_cache_decision, encode_decision
 
 _OUTCOME = {
     "local": router_pb2.CACHE_OUTCOME_HIT_LOCAL,
@@ -219,18 +217,22 @@ class Exchange:
     @property
     def outcome(self) -> tuple[str, str]:
         """Tier that answered and why the answer ended, as metrics name them."""
-        reason = common_pb2.FinishReason.Name(self._finish_reason)[14:].lower()
+        reason = REASON_NAME[self._finish_reason]
         return (self._charges[-1].service if self._charges else "", reason)
 
     def result(self) -> router_pb2.Result:
         """What the request cost, all attempts together."""
-        lines = merge_lines(self._lines)
+        if len(self._charges) == 1:
+            usage, lines = self._charges[0].usage, list(self._charges[0].cost_lines)
+        else:
+            usage = encode_usage(self._usage)
+            lines = [encode_line(line) for line in merge_lines(self._lines)]
         return router_pb2.Result(
             request_id=self.checked.request_id,
             finish_reason=self._finish_reason,
-            usage=encode_usage(self._usage),
-            cost_lines=[encode_line(line) for line in lines],
-            total_nano_usd=sum_lines(lines),
+            usage=usage,
+            cost_lines=lines,
+            total_nano_usd=sum_charges(self._charges),
             decision_id=self._decision_id,
             trace_id=self._call.trace.trace_id,
             latency_ms=round((time.monotonic() - self._started) * 1000),
@@ -245,8 +247,6 @@ class Exchange:
         if self._finish_reason not in whole or not self._charges:
             return None
         charge = self._charges[-1]
-        now = Timestamp()
-        now.CopyFrom(charge.charge_time)
         return cache_pb2.CachedAnswer(
             text="".join(self._texts),
             logprobs=self._logprobs,
@@ -255,7 +255,7 @@ class Exchange:
             model=charge.model,
             model_digest=self._model_digest,
             cost_nano_usd=charge.total_nano_usd,
-            create_time=now,
+            create_time=charge.charge_time,
             region=charge.region,
         )
 
@@ -286,7 +286,7 @@ class Exchange:
             span.set(names.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK, attempt.first_token_s)
         span.set(
             names.GEN_AI_RESPONSE_FINISH_REASONS,
-            [common_pb2.FinishReason.Name(finish_reason_of(attempt))[14:].lower()],
+            [REASON_NAME[finish_reason_of(attempt)]],
         )
         span.end("error" if error is not None else "ok", error.message if error else "")
         return charge
@@ -305,7 +305,7 @@ class Exchange:
         )
         self._charges.append(charge)
         self._lines.extend(lines)
-        self._usage = self._usage + work.usage
+        self._usage = self._usage + work.usage if len(self._charges) > 1 else work.usage
         return charge
 
     def _describe(self, decision: Decision) -> None:

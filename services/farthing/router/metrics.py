@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from prometheus_client import Counter
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -24,17 +25,26 @@ class RouterMetrics:
         self._cost = metrics.counter(
             names.METRIC_ROUTER_COST, "Charged to tenants, by tier.", ("tier",)
         )
+        # Finding a labelled child costs more than counting; the sets of labels are small and closed.
+        self._answers_by: dict[tuple[str, str], Counter] = {}
+        self._cost_by: dict[str, Counter] = {}
         self._failovers = metrics.counter(
             names.METRIC_ROUTER_FAILOVERS, "Attempts that another instance took over."
         )
 
     def answered(self, tier: str, reason: str) -> None:
         """A request ended."""
-        self._answers.labels(tier, reason).inc()
+        child = self._answers_by.get((tier, reason))
+        if child is None:
+            child = self._answers_by[tier, reason] = self._answers.labels(tier, reason)
+        child.inc()
 
     def charged(self, tier: str, amount_nano_usd: int) -> None:
         """A charge was made."""
-        self._cost.labels(tier).inc(amount_nano_usd)
+        child = self._cost_by.get(tier)
+        if child is None:
+            child = self._cost_by[tier] = self._cost.labels(tier)
+        child.inc(amount_nano_usd)
 
     def failed_over(self) -> None:
         """A second attempt began."""

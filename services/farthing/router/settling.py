@@ -79,7 +79,7 @@ class Biller:
                     cached_input_token_count=work.usage.cached_input_token_count,
                     reasoning_token_count=work.usage.reasoning_token_count,
                     total_nano_usd=total,
-                    lines=tuple((line.kind.value, line.amount_nano_usd) for line in lines),
+                    lines=tuple((line.kind, line.amount_nano_usd) for line in lines),
                     price_version=account.price_version,
                     charge_id=work.charge_id,
                     estimated=work.estimated,

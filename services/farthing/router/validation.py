@@ -110,7 +110,8 @@ def check_request(request: router_pb2.GenerateRequest) -> CheckedRequest:
     _check_tag("constraints.task", wishes.task)
     _check_tag("constraints.policy", wishes.policy)
     input_bytes = _check_prompt(given)
-    _check_sampling(given.sampling)
+    if given.HasField("sampling"):
+        _check_sampling(given.sampling)
     _check_output(given)
     deterministic = given.sampling.temperature == 0 or given.sampling.HasField("seed")
     mode = wishes.cache_mode

@@ -15,6 +15,10 @@ TIER = {
     "cloud": common_pb2.TIER_CLOUD,
     "cache": common_pb2.TIER_CACHE,
 }
+REASON_NAME = {
+    number: name.removeprefix("FINISH_REASON_").lower()
+    for name, number in common_pb2.FinishReason.items()
+}
 STATE = {
     InstanceState.READY: router_pb2.INSTANCE_STATE_READY,
     InstanceState.SUSPECT: router_pb2.INSTANCE_STATE_SUSPECT,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from farthing.api.inference.v1 import inference_pb2
@@ -81,21 +80,12 @@ class InstancePool:
         ages = [age for watch in self._watches if (age := watch.age_ms(now)) is not None]
         return min(ages, default=-1)
 
-    @contextmanager
-    def lease(self, instance_id: str) -> Iterator[Lease]:
-        """Use an instance for one call; counts it as in flight. Unavailable when discovery dropped it meanwhile."""
+    def lease(self, instance_id: str) -> Lease:
+        """Use an instance for one call; entering counts it as in flight. Unavailable when discovery dropped it."""
         member = self._members.get(instance_id)
         if member is None:
             raise Unavailable(f"instance {instance_id} is gone", reason="INSTANCE_GONE")
-        self.in_flight[instance_id] = self.in_flight.get(instance_id, 0) + 1
-        try:
-            yield Lease(member, self._clock)
-        finally:
-            left = self.in_flight[instance_id] - 1
-            if left:
-                self.in_flight[instance_id] = left
-            else:
-                del self.in_flight[instance_id]
+        return Lease(instance_id, member, self._clock, self.in_flight)
 
     async def wait_ready(self) -> None:
         """Return once at least one instance is ready."""
@@ -139,12 +129,26 @@ class InstancePool:
 
 
 class Lease:
-    """One call's right to an instance; tell it how the call went."""
+    """One call's right to an instance; a context manager around the call. Tell it how the call went."""
 
-    __slots__ = ("_clock", "_member")
+    __slots__ = ("_clock", "_in_flight", "_instance_id", "_member")
 
-    def __init__(self, member: Member, clock: Clock) -> None:
-        self._member, self._clock = member, clock
+    def __init__(
+        self, instance_id: str, member: Member, clock: Clock, in_flight: dict[str, int]
+    ) -> None:
+        self._instance_id, self._member = instance_id, member
+        self._clock, self._in_flight = clock, in_flight
+
+    def __enter__(self) -> Lease:
+        self._in_flight[self._instance_id] = self._in_flight.get(self._instance_id, 0) + 1
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        left = self._in_flight[self._instance_id] - 1
+        if left:
+            self._in_flight[self._instance_id] = left
+        else:
+            del self._in_flight[self._instance_id]
 
     @property
     def stub(self) -> InferenceServiceAsyncStub:
