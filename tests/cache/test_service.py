@@ -13,6 +13,7 @@ from tests.cache.conftest import POLICY
 
 from farthing.api.cache.v1 import cache_pb2, cache_pb2_grpc
 from farthing.api.common.v1 import common_pb2
+from farthing.cache.key_feed import KeyFeed
 from farthing.cache.service import CacheServicer
 from farthing.cache.store import MemoryCacheStore
 from farthing.clients.cache import CacheClientOptions, InMemoryCacheClient, RemoteCacheClient
@@ -47,7 +48,7 @@ async def require_admin(key_digest: bytes) -> None:
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
     clock, store = FakeClock(), MemoryCacheStore(POLICY)
-    servicer = CacheServicer(store, POLICY, clock=clock, require_admin=require_admin)
+    servicer = CacheServicer(store, POLICY, KeyFeed(), clock=clock, require_admin=require_admin)
     async with serve((cache_pb2_grpc.add_CacheServiceServicer_to_server, servicer)) as (
         channel,
         _,
@@ -204,7 +205,11 @@ async def test_a_hung_service_is_a_miss_at_the_deadline() -> None:
 
     options = CacheClientOptions(lookup_timeout_s=0.05)
     hung = Hung(
-        MemoryCacheStore(POLICY), POLICY, clock=FakeClock(), require_admin=require_admin
+        MemoryCacheStore(POLICY),
+        POLICY,
+        KeyFeed(),
+        clock=FakeClock(),
+        require_admin=require_admin,
     )
     async with serve((cache_pb2_grpc.add_CacheServiceServicer_to_server, hung)) as (
         channel,

@@ -32,6 +32,14 @@ async def test_a_tenant_never_sees_the_answer_of_another(store: CacheStore) -> N
     assert await store.lookup([key("globex")], 0) == [None]
 
 
+async def test_the_keys_are_those_of_all_tenants_entries(store: CacheStore) -> None:
+    await store.store([answer("acme", 1), answer("acme", 2), answer("globex", 1)], 0)
+    assert set(store.keys()) == {key("acme", 1), key("acme", 2), key("globex", 1)}
+    await store.invalidate("acme", "")
+    await store.sweep(0)
+    assert store.keys() == (key("globex", 1),)
+
+
 async def test_an_expired_answer_is_not_given_out(store: CacheStore) -> None:
     await store.store([answer("acme", expire_ms=500)], 0)
     assert await store.lookup([key("acme")], 499) == [b"hello"]

@@ -188,10 +188,29 @@ async def test_waiting_for_the_channel_is_waiting_for_an_instance(site: Site) ->
     assert site.channel.get_state() is grpc.ChannelConnectivity.READY
 
 
-async def test_streams_are_refused(site: Site) -> None:
-    site.discover(await site.start("a"))
-    with pytest.raises(TypeError, match="unary calls only"):
+async def test_a_stream_goes_to_an_instance_of_this_moment(site: Site) -> None:
+    with pytest.raises(Unavailable):
         site.stub.Generate(pb.GenerateRequest())
+    site.discover(await site.start("a"))
+    events = [event async for event in site.stub.Generate(pb.GenerateRequest(), timeout=10)]
+    assert events == [pb.GenerateResponse()]
+
+
+async def test_client_streams_are_refused(site: Site) -> None:
+    site.discover(await site.start("a"))
+    with pytest.raises(TypeError, match="unary requests only"):
+        site.channel.stream_stream("/any")()
+
+
+async def test_the_sole_address_is_named_while_there_is_no_choice(site: Site) -> None:
+    assert site.channel.sole_address is None
+    near, far = await site.start("near"), await site.start("far", "there")
+    site.discover(far)
+    assert site.channel.sole_address == far.address
+    site.discover(near, far)
+    assert site.channel.sole_address == near.address
+    site.discover(near, await site.start("second"))
+    assert site.channel.sole_address is None
 
 
 async def test_a_closed_channel_follows_nothing_any_more(site: Site) -> None:

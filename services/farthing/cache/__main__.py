@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from farthing.api.cache.v1 import cache_pb2_grpc
+from farthing.cache.key_feed import KeyFeed
 from farthing.cache.metrics import watch_store
 from farthing.cache.service import CacheServicer
 from farthing.cache.settings import CacheSettings
@@ -29,12 +30,17 @@ async def serve(settings: CacheSettings, process: ServiceProcess) -> None:
     principals = PrincipalResolver(
         process.registry.watch("quota"), region=settings.region, tls=process.tls
     )
-    server = process.server()
+    server, feed = process.server(), KeyFeed()
     server.add(
         cache_pb2_grpc.add_CacheServiceServicer_to_server,
         CacheServicer(
-            store, policy, clock=process.clock, require_admin=principals.require_admin
+            store,
+            policy,
+            feed,
+            clock=process.clock,
+            require_admin=principals.require_admin,
         ),
+        end_streams=feed.close,
     )
     sweeper = asyncio.create_task(sweep(store, process.clock, settings.sweep_ms))
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -10,6 +10,7 @@ import grpc
 from farthing.api.cache.v1 import cache_pb2, cache_pb2_grpc
 from farthing.api.common.v1 import common_pb2
 from farthing.cache import core
+from farthing.cache.key_feed import KeyFeed, split_keys
 from farthing.cache.store import CacheStore
 from farthing.clients.bounded_index import Key
 from farthing.kit.clock import Clock
@@ -29,11 +30,12 @@ class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
         self,
         store: CacheStore,
         policy: core.Policy,
+        feed: KeyFeed,
         *,
         clock: Clock,
         require_admin: RequireAdmin,
     ) -> None:
-        self._store, self._policy, self._clock = store, policy, clock
+        self._store, self._policy, self._feed, self._clock = store, policy, feed, clock
         self._require_admin = require_admin
 
     async def BatchLookup(
@@ -64,10 +66,33 @@ class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
         answers = [
             self._decode(item, now_ms, place) for place, item in enumerate(request.stores)
         ]
-        core.check_keys([answer.key for answer in answers], "stores")
-        return cache_pb2.BatchStoreResponse(
-            stored_count=await self._store.store(answers, now_ms)
-        )
+        keys = [answer.key for answer in answers]
+        core.check_keys(keys, "stores")
+        try:
+            stored_count = await self._store.store(answers, now_ms)
+        finally:
+            # Also when it failed or was given up half-way: a key too many costs a lookup, one too few an answer.
+            self._feed.publish(keys)
+        return cache_pb2.BatchStoreResponse(stored_count=stored_count)
+
+    async def WatchKeys(
+        self, request: cache_pb2.WatchKeysRequest, context: _Context
+    ) -> AsyncIterator[cache_pb2.WatchKeysResponse]:
+        """See cache.proto."""
+        # The watch begins before the keys are read, so that none is stored between the two.
+        async with self._feed.watch() as additions:
+            keys = self._store.keys()
+            entry_count = len(keys)
+            for prefixes in split_keys(keys):
+                yield cache_pb2.WatchKeysResponse(
+                    key_prefixes=prefixes, entry_count=entry_count
+                )
+            del keys
+            yield cache_pb2.WatchKeysResponse(snapshot_complete=True, entry_count=entry_count)
+            async for prefixes in additions:
+                yield cache_pb2.WatchKeysResponse(
+                    key_prefixes=prefixes, snapshot_complete=True, entry_count=entry_count
+                )
 
     async def Invalidate(
         self, request: cache_pb2.InvalidateRequest, context: _Context

@@ -40,6 +40,10 @@ class CacheStore(Protocol):
         """Forget what has expired."""
         ...
 
+    def keys(self) -> tuple[Key, ...]:
+        """The keys of every entry that `lookup` may find, and perhaps of some that have just expired."""
+        ...
+
     def stats(self) -> Stats:
         """Counts since `open`, sizes now."""
         ...
@@ -128,6 +132,10 @@ class MemoryCacheStore:
     async def sweep(self, now_ms: int) -> None:
         """See CacheStore."""
         self._counters.expiration_count += len(self._index.sweep(now_ms))
+
+    def keys(self) -> tuple[Key, ...]:
+        """See CacheStore."""
+        return self._index.keys()
 
     def stats(self) -> Stats:
         """See CacheStore."""

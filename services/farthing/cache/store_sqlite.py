@@ -134,6 +134,10 @@ class SqliteCacheStore:
         self._counters.expiration_count += len(expired)
         self._delete(expired)
 
+    def keys(self) -> tuple[Key, ...]:
+        """See CacheStore."""
+        return self._index.keys()
+
     def stats(self) -> Stats:
         """See CacheStore."""
         return self._counters.stats(self._index, self._policy)

@@ -113,6 +113,10 @@ class BoundedIndex(Generic[Value]):
             del self._tenants[key.tenant_id], self._tenant_bytes[key.tenant_id]
         return True
 
+    def keys(self) -> tuple[Key, ...]:
+        """Every key, those of expired entries that were not swept included."""
+        return tuple(self._entries)
+
     def keys_of(self, tenant_id: str) -> tuple[Key, ...]:
         """A tenant's keys, least recently used first."""
         return tuple(self._tenants.get(tenant_id, ()))

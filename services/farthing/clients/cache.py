@@ -6,13 +6,14 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import grpc
 
 from farthing.api.cache.v1 import cache_pb2, cache_pb2_grpc
 from farthing.clients.batching import MicroBatcher
 from farthing.clients.bounded_index import BoundedIndex, Bounds, Key
+from farthing.clients.key_watch import KeyWatch
 from farthing.kit.clock import Clock
 from farthing.kit.errors import FarthingError
 from farthing.kit.rpc.channel import batch_metadata
@@ -133,8 +134,20 @@ class InMemoryCacheClient:
         """See CacheClient."""
 
 
+class _NewEntry(NamedTuple):
+    """What waits to be stored, as the caller gave it: it is copied once, into the call."""
+
+    tenant_id: str
+    request_hash: bytes
+    answer: cache_pb2.CachedAnswer
+    ttl_ms: int
+
+
 class RemoteCacheClient:
-    """CacheClient over a channel to the cache service; lookups and stores travel in micro-batches."""
+    """CacheClient over a channel to the cache service; lookups and stores travel in micro-batches.
+
+    Follows the keys that the service holds, from the first lookup on: a key it does not hold is not asked for.
+    """
 
     def __init__(
         self,
@@ -149,7 +162,8 @@ class RemoteCacheClient:
         self._lookups: MicroBatcher[cache_pb2.Lookup, cache_pb2.CachedAnswer | None] = (
             MicroBatcher(self._send_lookups, max_batch_count=_BATCH_LIMIT_COUNT)
         )
-        self._stores: asyncio.Queue[cache_pb2.Store] = asyncio.Queue(
+        self._known_keys = KeyWatch(channel, clock=clock)
+        self._stores: asyncio.Queue[_NewEntry] = asyncio.Queue(
             options.waiting_store_limit_count
         )
         self._sender: asyncio.Task[None] | None = None
@@ -157,6 +171,8 @@ class RemoteCacheClient:
         self._reachable = True
         self._resume_s = 0.0
         self.dropped_store_count = 0
+        self.local_miss_count = 0
+        """Lookups that the service was not asked for, because it surely had nothing."""
 
     async def lookup(
         self, tenant_id: str, request_hash: bytes, *, traceparent: str = ""
@@ -166,6 +182,10 @@ class RemoteCacheClient:
         local = self._local.get(key)
         if local is not None:
             return CacheHit(local, "local")
+        self._known_keys.start()
+        if self._known_keys.excludes(tenant_id, request_hash):
+            self.local_miss_count += 1
+            return None
         if self._clock.monotonic() < self._resume_s:
             return None
         try:
@@ -194,19 +214,18 @@ class RemoteCacheClient:
     ) -> None:
         """See CacheClient."""
         self._local.put(Key(tenant_id, request_hash), answer, ttl_ms=ttl_ms)
-        item = cache_pb2.Store(
-            tenant_id=tenant_id, request_hash=request_hash, answer=answer, ttl_ms=ttl_ms
-        )
         try:
-            self._stores.put_nowait(item)
+            self._stores.put_nowait(_NewEntry(tenant_id, request_hash, answer, ttl_ms))
         except asyncio.QueueFull:
             self.dropped_store_count += 1
             return
+        self._known_keys.add(tenant_id, request_hash)
         if self._sender is None or self._sender.done():
             self._sender = asyncio.create_task(self._send_stores())
 
     async def close(self) -> None:
         """See CacheClient."""
+        await self._known_keys.close()
         if self._sender is not None:
             await asyncio.wait([self._sender], timeout=self._options.store_timeout_s)
             self._sender.cancel()
@@ -228,16 +247,19 @@ class RemoteCacheClient:
         while not self._stores.empty():
             # Nobody waits for a store: let others join it, for a call costs more than what it carries.
             await asyncio.sleep(_STORE_LINGER_S)
-            batch: list[cache_pb2.Store] = []
-            while len(batch) < _BATCH_LIMIT_COUNT and not self._stores.empty():
-                batch.append(self._stores.get_nowait())
-            try:
-                await self._stub.BatchStore(
-                    cache_pb2.BatchStoreRequest(stores=batch),
-                    timeout=self._options.store_timeout_s,
+            request = cache_pb2.BatchStoreRequest()
+            while len(request.stores) < _BATCH_LIMIT_COUNT and not self._stores.empty():
+                entry = self._stores.get_nowait()
+                request.stores.add(
+                    tenant_id=entry.tenant_id,
+                    request_hash=entry.request_hash,
+                    answer=entry.answer,
+                    ttl_ms=entry.ttl_ms,
                 )
+            try:
+                await self._stub.BatchStore(request, timeout=self._options.store_timeout_s)
             except (FarthingError, grpc.aio.AioRpcError) as error:
-                self.dropped_store_count += len(batch)
+                self.dropped_store_count += len(request.stores)
                 self._note_reachable(False, error)
 
     def _note_reachable(self, reachable: bool, error: BaseException | None) -> None:

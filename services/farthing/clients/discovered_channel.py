@@ -18,8 +18,8 @@ _GRACE_S = 30.0
 
 
 class DiscoveredChannel(grpc.aio.Channel):
-    """Unary calls only. Prefers instances of its own region that are not suspect; of two at random the one with fewer
-    calls in flight (power of two choices). Stubs are made on it as on any channel.
+    """Unary requests only. Prefers instances of its own region that are not suspect; of two at random the one with
+    fewer calls in flight (power of two choices). Stubs are made on it as on any channel.
     """
 
     def __init__(
@@ -28,6 +28,8 @@ class DiscoveredChannel(grpc.aio.Channel):
         self._watch, self._region, self._tls = watch, region, tls
         self._targets: dict[str, _Target] = {}
         self._choices: list[_Target] = []
+        self.sole_address: str | None = None
+        """Where every call goes now; None when there is no instance, or a choice."""
         self._closing: set[asyncio.Task[None]] = set()
         self._unsubscribe = watch.subscribe(self._follow)
         self._follow(watch.instances)
@@ -55,18 +57,31 @@ class DiscoveredChannel(grpc.aio.Channel):
         _registered_method: bool | None = False,
     ) -> _Method:
         """See grpc.aio.Channel."""
-        return _Method(self, (method, request_serializer, response_deserializer))
+        return _Method(self, "unary_unary", (method, request_serializer, response_deserializer))
 
-    def unary_stream(self, *args: Any, **kwargs: Any) -> Any:
-        """A stream belongs to one instance; open a channel to it. Stubs may ask for it, calls may not."""
+    def unary_stream(  # type: ignore[override]
+        self,
+        method: str,
+        request_serializer: Callable[[Any], bytes] | None = None,
+        response_deserializer: Callable[[bytes], Any] | None = None,
+        _registered_method: bool | None = False,
+    ) -> _Method:
+        """See grpc.aio.Channel. A stream stays with the instance that it began with, and ends with it."""
+        return _Method(
+            self, "unary_stream", (method, request_serializer, response_deserializer)
+        )
+
+    def stream_unary(self, *args: Any, **kwargs: Any) -> Any:
+        """Client streaming is not part of our contracts. Stubs may ask for it, calls may not."""
         return _refuse_stream
 
-    stream_unary = stream_stream = unary_stream
+    stream_stream = stream_unary
 
     async def close(self, grace: float | None = None) -> None:
         """Close every connection."""
         self._unsubscribe()
         targets, self._targets, self._choices = list(self._targets.values()), {}, []
+        self.sole_address = None
         await asyncio.gather(
             *(target.channel.close(grace) for target in targets), *self._closing
         )
@@ -106,9 +121,9 @@ class DiscoveredChannel(grpc.aio.Channel):
             for instance in instances.values()
         }
         best = min(ranks.values(), default=(True, True))
-        self._choices = [
-            self._targets[address] for address in sorted(ranks) if ranks[address] == best
-        ]
+        chosen = [address for address in sorted(ranks) if ranks[address] == best]
+        self._choices = [self._targets[address] for address in chosen]
+        self.sole_address = chosen[0] if len(chosen) == 1 else None
 
 
 class _Target:
@@ -128,17 +143,17 @@ class _Target:
 class _Method:
     """One rpc of a stub; picks the instance when called."""
 
-    __slots__ = ("_owner", "_spec")
+    __slots__ = ("_kind", "_owner", "_spec")
 
-    def __init__(self, owner: DiscoveredChannel, spec: tuple[str, Any, Any]) -> None:
-        self._owner, self._spec = owner, spec
+    def __init__(self, owner: DiscoveredChannel, kind: str, spec: tuple[str, Any, Any]) -> None:
+        self._owner, self._kind, self._spec = owner, kind, spec
 
     def __call__(self, request: Any, **options: Any) -> Any:
         target = self._owner.pick()
         name = self._spec[0]
         method = target.methods.get(name)
         if method is None:
-            method = target.methods[name] = target.channel.unary_unary(*self._spec)
+            method = target.methods[name] = getattr(target.channel, self._kind)(*self._spec)
         call = method(request, **options)
         target.in_flight += 1
         call.add_done_callback(target.done)
@@ -146,4 +161,4 @@ class _Method:
 
 
 def _refuse_stream(*args: Any, **kwargs: Any) -> Any:
-    raise TypeError("a discovered channel carries unary calls only")
+    raise TypeError("a discovered channel carries unary requests only")

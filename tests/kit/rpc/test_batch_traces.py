@@ -8,6 +8,7 @@ import hashlib
 from tests.cache.conftest import POLICY
 
 from farthing.api.cache.v1 import cache_pb2_grpc
+from farthing.cache.key_feed import KeyFeed
 from farthing.cache.service import CacheServicer
 from farthing.cache.store import MemoryCacheStore
 from farthing.clients.cache import CacheClientOptions, RemoteCacheClient
@@ -23,7 +24,7 @@ async def _nobody_is_admin(key_digest: bytes) -> None:
 async def test_each_request_of_a_batch_has_the_call_in_its_own_trace() -> None:
     clock, recorder = FakeClock(), SpanRecorder()
     servicer = CacheServicer(
-        MemoryCacheStore(POLICY), POLICY, clock=clock, require_admin=_nobody_is_admin
+        MemoryCacheStore(POLICY), POLICY, KeyFeed(), clock=clock, require_admin=_nobody_is_admin
     )
     requests = [recorder.start(f"request {number}") for number in range(20)]
     register = (cache_pb2_grpc.add_CacheServiceServicer_to_server, servicer)

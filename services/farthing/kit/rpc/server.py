@@ -54,10 +54,22 @@ class RpcServer:
         self._server = grpc.aio.server(options=_OPTIONS)
         self._health = _Health()
         self._names: list[str] = []
+        self._enders: list[Callable[[], None]] = []
         self.port = 0
 
-    def add(self, register: Callable[[Any, Any], None], servicer: object) -> None:
-        """Add a servicer by its generated `add_…Servicer_to_server` function."""
+    def add(
+        self,
+        register: Callable[[Any, Any], None],
+        servicer: object,
+        *,
+        end_streams: Callable[[], None] | None = None,
+    ) -> None:
+        """Add a servicer by its generated `add_…Servicer_to_server` function.
+
+        `end_streams` is called when the server drains, for streams that would otherwise use up the whole of it.
+        """
+        if end_streams is not None:
+            self._enders.append(end_streams)
         collector = _Collector()
         register(servicer, collector)
         for name, handlers in collector.services.items():
@@ -105,6 +117,8 @@ class RpcServer:
 
     async def _drain(self) -> None:
         self._health.end_watches()
+        for end_streams in self._enders:
+            end_streams()
         await self._server.stop(self._drain_ms / 1000)
 
     async def run(

@@ -85,6 +85,20 @@ class BatchStoreResponse(_message.Message):
     stored_count: int
     def __init__(self, stored_count: _Optional[int] = ...) -> None: ...
 
+class WatchKeysRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class WatchKeysResponse(_message.Message):
+    __slots__ = ("key_prefixes", "snapshot_complete", "entry_count")
+    KEY_PREFIXES_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    ENTRY_COUNT_FIELD_NUMBER: _ClassVar[int]
+    key_prefixes: bytes
+    snapshot_complete: bool
+    entry_count: int
+    def __init__(self, key_prefixes: _Optional[bytes] = ..., snapshot_complete: bool = ..., entry_count: _Optional[int] = ...) -> None: ...
+
 class InvalidateRequest(_message.Message):
     __slots__ = ("tenant_id", "model")
     TENANT_ID_FIELD_NUMBER: _ClassVar[int]

@@ -45,6 +45,11 @@ class CacheServiceStub(object):
                 request_serializer=farthing_dot_api_dot_cache_dot_v1_dot_cache__pb2.BatchStoreRequest.SerializeToString,
                 response_deserializer=farthing_dot_api_dot_cache_dot_v1_dot_cache__pb2.BatchStoreResponse.FromString,
                 _registered_method=True)
+        self.WatchKeys = channel.unary_stream(
+                '/farthing.api.cache.v1.CacheService/WatchKeys',
+                request_serializer=farthing_dot_api_dot_cache_dot_v1_dot_cache__pb2.WatchKeysRequest.SerializeToString,
+                response_deserializer=farthing_dot_api_dot_cache_dot_v1_dot_cache__pb2.WatchKeysResponse.FromString,
+                _registered_method=True)
         self.Invalidate = channel.unary_unary(
                 '/farthing.api.cache.v1.CacheService/Invalidate',
                 request_serializer=farthing_dot_api_dot_cache_dot_v1_dot_cache__pb2.InvalidateRequest.SerializeToString,
@@ -70,6 +75,15 @@ class CacheServiceServicer(object):
 
     def BatchStore(self, request, context):
         """Stores answers; the newest wins. Idempotent. When it is down, callers drop the entry.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchKeys(self, request, context):
+        """Tells which keys this instance holds, so that a caller knows a miss without asking: first those held now, then those
+        added. Removals are not told: watch anew from time to time. Idempotent. When it is down, silent for more than 3 s, or
+        cut off (RESOURCE_EXHAUSTED: the watcher read too slowly), callers look up every key until a new watch is complete.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -101,6 +115,11 @@ def add_CacheServiceServicer_to_server(servicer, server):
                     servicer.BatchStore,
                     request_deserializer=farthing_dot_api_dot_cache_dot_v1_dot_cache__pb2.BatchStoreRequest.FromString,
                     response_serializer=farthing_dot_api_dot_cache_dot_v1_dot_cache__pb2.BatchStoreResponse.SerializeToString,
+            ),
+            'WatchKeys': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchKeys,
+                    request_deserializer=farthing_dot_api_dot_cache_dot_v1_dot_cache__pb2.WatchKeysRequest.FromString,
+                    response_serializer=farthing_dot_api_dot_cache_dot_v1_dot_cache__pb2.WatchKeysResponse.SerializeToString,
             ),
             'Invalidate': grpc.unary_unary_rpc_method_handler(
                     servicer.Invalidate,
@@ -168,6 +187,33 @@ class CacheService(object):
             '/farthing.api.cache.v1.CacheService/BatchStore',
             farthing_dot_api_dot_cache_dot_v1_dot_cache__pb2.BatchStoreRequest.SerializeToString,
             farthing_dot_api_dot_cache_dot_v1_dot_cache__pb2.BatchStoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/farthing.api.cache.v1.CacheService/WatchKeys',
+            farthing_dot_api_dot_cache_dot_v1_dot_cache__pb2.WatchKeysRequest.SerializeToString,
+            farthing_dot_api_dot_cache_dot_v1_dot_cache__pb2.WatchKeysResponse.FromString,
             options,
             channel_credentials,
             insecure,

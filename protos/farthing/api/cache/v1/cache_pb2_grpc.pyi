@@ -57,6 +57,22 @@ _CacheServiceBatchStoreType = typing_extensions.TypeVar(
     ],
 )
 
+_CacheServiceWatchKeysType = typing_extensions.TypeVar(
+    '_CacheServiceWatchKeysType',
+    grpc.UnaryStreamMultiCallable[
+        farthing.api.cache.v1.cache_pb2.WatchKeysRequest,
+        farthing.api.cache.v1.cache_pb2.WatchKeysResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        farthing.api.cache.v1.cache_pb2.WatchKeysRequest,
+        farthing.api.cache.v1.cache_pb2.WatchKeysResponse,
+    ],
+    default=grpc.UnaryStreamMultiCallable[
+        farthing.api.cache.v1.cache_pb2.WatchKeysRequest,
+        farthing.api.cache.v1.cache_pb2.WatchKeysResponse,
+    ],
+)
+
 _CacheServiceInvalidateType = typing_extensions.TypeVar(
     '_CacheServiceInvalidateType',
     grpc.UnaryUnaryMultiCallable[
@@ -89,7 +105,7 @@ _CacheServiceGetStatsType = typing_extensions.TypeVar(
     ],
 )
 
-class CacheServiceStub(typing.Generic[_CacheServiceBatchLookupType, _CacheServiceBatchStoreType, _CacheServiceInvalidateType, _CacheServiceGetStatsType]):
+class CacheServiceStub(typing.Generic[_CacheServiceBatchLookupType, _CacheServiceBatchStoreType, _CacheServiceWatchKeysType, _CacheServiceInvalidateType, _CacheServiceGetStatsType]):
     """The shared tier of the answer cache, partitioned by tenant. Entries of one tenant are never seen by another."""
 
     @typing.overload
@@ -101,6 +117,10 @@ class CacheServiceStub(typing.Generic[_CacheServiceBatchLookupType, _CacheServic
         grpc.UnaryUnaryMultiCallable[
             farthing.api.cache.v1.cache_pb2.BatchStoreRequest,
             farthing.api.cache.v1.cache_pb2.BatchStoreResponse,
+        ],
+        grpc.UnaryStreamMultiCallable[
+            farthing.api.cache.v1.cache_pb2.WatchKeysRequest,
+            farthing.api.cache.v1.cache_pb2.WatchKeysResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             farthing.api.cache.v1.cache_pb2.InvalidateRequest,
@@ -122,6 +142,10 @@ class CacheServiceStub(typing.Generic[_CacheServiceBatchLookupType, _CacheServic
             farthing.api.cache.v1.cache_pb2.BatchStoreRequest,
             farthing.api.cache.v1.cache_pb2.BatchStoreResponse,
         ],
+        grpc.aio.UnaryStreamMultiCallable[
+            farthing.api.cache.v1.cache_pb2.WatchKeysRequest,
+            farthing.api.cache.v1.cache_pb2.WatchKeysResponse,
+        ],
         grpc.aio.UnaryUnaryMultiCallable[
             farthing.api.cache.v1.cache_pb2.InvalidateRequest,
             farthing.api.cache.v1.cache_pb2.InvalidateResponse,
@@ -138,6 +162,12 @@ class CacheServiceStub(typing.Generic[_CacheServiceBatchLookupType, _CacheServic
     BatchStore: _CacheServiceBatchStoreType
     """Stores answers; the newest wins. Idempotent. When it is down, callers drop the entry."""
 
+    WatchKeys: _CacheServiceWatchKeysType
+    """Tells which keys this instance holds, so that a caller knows a miss without asking: first those held now, then those
+    added. Removals are not told: watch anew from time to time. Idempotent. When it is down, silent for more than 3 s, or
+    cut off (RESOURCE_EXHAUSTED: the watcher read too slowly), callers look up every key until a new watch is complete.
+    """
+
     Invalidate: _CacheServiceInvalidateType
     """Forgets a tenant's entries, all or those of one model. Idempotent. Needs an admin key."""
 
@@ -152,6 +182,10 @@ CacheServiceAsyncStub: typing_extensions.TypeAlias = CacheServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         farthing.api.cache.v1.cache_pb2.BatchStoreRequest,
         farthing.api.cache.v1.cache_pb2.BatchStoreResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        farthing.api.cache.v1.cache_pb2.WatchKeysRequest,
+        farthing.api.cache.v1.cache_pb2.WatchKeysResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         farthing.api.cache.v1.cache_pb2.InvalidateRequest,
@@ -181,6 +215,17 @@ class CacheServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[farthing.api.cache.v1.cache_pb2.BatchStoreResponse, collections.abc.Awaitable[farthing.api.cache.v1.cache_pb2.BatchStoreResponse]]:
         """Stores answers; the newest wins. Idempotent. When it is down, callers drop the entry."""
+
+    @abc.abstractmethod
+    def WatchKeys(
+        self,
+        request: farthing.api.cache.v1.cache_pb2.WatchKeysRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[farthing.api.cache.v1.cache_pb2.WatchKeysResponse], collections.abc.AsyncIterator[farthing.api.cache.v1.cache_pb2.WatchKeysResponse]]:
+        """Tells which keys this instance holds, so that a caller knows a miss without asking: first those held now, then those
+        added. Removals are not told: watch anew from time to time. Idempotent. When it is down, silent for more than 3 s, or
+        cut off (RESOURCE_EXHAUSTED: the watcher read too slowly), callers look up every key until a new watch is complete.
+        """
 
     @abc.abstractmethod
     def Invalidate(
