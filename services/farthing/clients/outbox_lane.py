@@ -38,7 +38,7 @@ class LaneLimits:
     max_memory_count: int = 2048
     min_backoff_ms: int = 50
     max_backoff_ms: int = 5_000
-    linger_ms: int = 50
+    linger_ms: int = 100
     """How long the first entry waits for company: one call for many costs a router less than its own work."""
 
 
