@@ -94,6 +94,22 @@ def write_data(arguments: argparse.Namespace) -> None:
     print(dataset.build(folder, TOKENIZER, SEED, arguments.shards, arguments.workers))
 
 
+def describe_machine() -> str:
+    """The processor, its cores and how busy it is, which together decide the steps per second."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    extension = next(
+        (word for word in ("amx_bf16", "avx512_bf16") if any(word in line for line in lines)),
+        "no bfloat16 unit",
+    )
+    processor = names[0] if names else "unknown processor"
+    busy = os.getloadavg()[2]
+    return f"{processor} ({extension}), {os.cpu_count()} cores, load average {busy:.1f}"
+
+
 def train(arguments: argparse.Namespace) -> None:
     from recipe import manifest
     from recipe.configs import MODELS
@@ -106,6 +122,7 @@ def train(arguments: argparse.Namespace) -> None:
         recipe_sha256 = manifest.recipe_sha256()
         report = train_model(MODELS[name], arguments.work / "data", folder, limits)
         report["recipe_sha256"] = recipe_sha256
+        report["machine"] = describe_machine()
         save(folder / TRAINING_RESULT, report)
 
 

@@ -68,7 +68,7 @@ class Model:
 MODELS = {
     model.name: model
     for model in (
-        Model("edge-small", Shape(96, 2, 3, 3, 256), Training(2_800, 4e-3)),
-        Model("cloud-large", Shape(192, 4, 6, 2, 384), Training(2_950, 3e-3)),
+        Model("edge-small", Shape(64, 2, 2, 2, 192), Training(1_300, 4e-3)),
+        Model("cloud-large", Shape(192, 4, 6, 2, 384), Training(2_600, 3e-3)),
     )
 }

@@ -13,7 +13,7 @@ class QuantizationError(RuntimeError):
 def quantize_to_q8_0(source: Path, output: Path) -> None:
     """Write `source` (F16) as `output` with 8-bit blocks of 32 weights.
 
-    The 256-wide K formats are out of reach: the small model's rows are 96 long.
+    The 256-wide K formats are out of reach: the small model's rows are 64 long.
     """
     import llama_cpp
 
