@@ -50,7 +50,7 @@ class KeyFeed:
         Ends with the feed. ResourceExhausted when the watcher reads too slowly, or there are too many already.
         """
         if self._closed:
-            raise Unavailable("the cache service stops", reason="STOPPING")
+            raise Unavailable("the cache service stops", reason="CLOSING")
         if len(self._watchers) >= self._options.watcher_limit_count:
             raise ResourceExhausted(
                 f"{len(self._watchers)} callers watch the keys already; look up every key",
