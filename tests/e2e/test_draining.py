@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from typing import Any
 
 import openai
@@ -18,11 +17,6 @@ from farthing.kit.testing import eventually
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
 
 EDGE, CLOUD = "edge-site-edge", "cloud-a-cloud"
-# What makes the router choose each of them first; what it had not taken up when it was stopped goes to the other.
-PREFERENCES: Mapping[str, Mapping[str, Any]] = {
-    EDGE: {},
-    CLOUD: {"policy": "best", "task": "math/hard"},
-}
 
 
 async def test_a_stopped_router_finishes_its_open_stream(
@@ -78,11 +72,15 @@ async def test_a_stopped_engine_finishes_its_queue(
     suite: RunningSuite, tenant: Tenant, name: str
 ) -> None:
     await tenant.ready(EDGE, CLOUD)
+    # What it had not taken up when it was stopped may go to the other engine.
+    preference: dict[str, Any] = (
+        {"policy": "best", "task": (await tenant.hard_task())[0]} if name == CLOUD else {}
+    )
     begun = asyncio.Event()
 
     async def follow(number: int) -> None:
         decision, text, result = router_pb2.Decision(), "", router_pb2.Result()
-        request = ask(f"Number {number}", max_tokens=60, **PREFERENCES[name])
+        request = ask(f"Number {number}", max_tokens=60, **preference)
         async for event in tenant.open(request):
             if event.HasField("decision"):
                 decision = event.decision

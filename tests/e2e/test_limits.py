@@ -10,7 +10,7 @@ import openai
 import pytest
 from tests.support.books import agreed, list_charges
 from tests.support.running_suite import RunningSuite
-from tests.support.tenant import TIMEOUT_S, Tenant, ask
+from tests.support.tenant import Tenant, ask
 
 from farthing.api.common.v1 import common_pb2
 from farthing.api.router.v1 import router_pb2
@@ -21,12 +21,11 @@ from farthing.kit.errors import (
     Unavailable,
 )
 from farthing.kit.money import NANO_PER_USD
-from farthing.kit.rpc.channel import decode_error, outgoing_metadata
+from farthing.kit.rpc.channel import decode_error
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
 
 EDGE_ONLY = common_pb2.PRIVACY_CLASS_EDGE_ONLY
-HARD_TASK = "math/hard"
 
 
 async def test_a_spent_budget_is_the_sdks_insufficient_quota_until_it_is_raised(
@@ -78,14 +77,13 @@ async def test_residency_keeps_a_request_in_its_regions(tenant: Tenant) -> None:
 
 
 async def test_wanted_quality_moves_a_hard_task_to_the_cloud(tenant: Tenant) -> None:
-    ratios = await _qualities(tenant, HARD_TASK)
-    between = (ratios["edge-small"] + ratios["cloud-large"]) / 2
-    assert ratios["edge-small"] < between < ratios["cloud-large"]
+    task, edge_ratio, cloud_ratio = await tenant.hard_task()
+    between = (edge_ratio + cloud_ratio) / 2
     prompt = "What is 4381 + 2794?"
-    assert (await tenant.complete(ask(prompt, task=HARD_TASK))).tier == "edge"
-    wanting = ask(prompt, task=HARD_TASK, min_quality_ratio=between)
+    assert (await tenant.complete(ask(prompt, task=task))).tier == "edge"
+    wanting = ask(prompt, task=task, min_quality_ratio=between)
     assert (await tenant.complete(wanting)).tier == "cloud"
-    told = await tenant.chat(prompt, task=HARD_TASK, min_quality=between, cache="off")
+    told = await tenant.chat(prompt, task=task, min_quality=between, cache="off")
     assert told.tier == "cloud"
     await agreed(tenant)
 
@@ -94,7 +92,7 @@ async def test_wanted_quality_moves_a_hard_task_to_the_cloud(tenant: Tenant) -> 
     "wishes",
     [
         {},
-        {"policy": "best", "task": HARD_TASK},
+        {"policy": "best", "task": "math/hard"},
         {"policy": "fastest"},
         {"policy": "greenest"},
         {"residency": ["cloud-a"]},
@@ -121,18 +119,3 @@ async def _refusal(tenant: Tenant, request: router_pb2.GenerateRequest) -> Farth
     with pytest.raises(grpc.aio.AioRpcError) as failed:
         await tenant.complete(request)
     return decode_error(failed.value)
-
-
-async def _qualities(tenant: Tenant, task: str) -> Mapping[str, float]:
-    """What each model's card says of a task."""
-    listed = await tenant.stub.ListModels(
-        router_pb2.ListModelsRequest(),
-        timeout=TIMEOUT_S,
-        metadata=outgoing_metadata(None, tenant.key),
-    )
-    return {
-        model.info.name: quality.quality_ratio
-        for model in listed.models
-        for quality in model.info.qualities
-        if quality.task == task
-    }

@@ -11,7 +11,7 @@ import grpc
 import openai
 import pytest
 from tests.support.books import agreed, list_charges, read_trace
-from tests.support.tenant import Tenant, ask
+from tests.support.tenant import Tenant, Told, ask
 
 from farthing.api.ledger.v1 import ledger_pb2
 from farthing.api.router.v1 import router_pb2
@@ -58,22 +58,7 @@ async def test_one_trace_holds_every_hop_under_its_caller(
 ) -> None:
     told = await tenant.chat(f"A trace of {model}", model=model, cache="read_write")
     # A miss is mostly known to the router, so the cache need not be among them.
-    wanted = {"gateway", "router", "quota", engine}
-
-    trace = ledger_pb2.GetTraceResponse()
-
-    async def missing() -> set[str]:
-        nonlocal trace
-        with contextlib.suppress(NotFound):
-            trace = await read_trace(tenant, told.trace_id)
-        return wanted - {span.service_name for span in trace.spans}
-
-    async def whole() -> bool:
-        return not await missing()
-
-    with contextlib.suppress(AssertionError):
-        await eventually(whole, timeout_s=30)
-    assert not await missing()
+    trace = await _whole_trace(tenant, told, {"gateway", "router", "quota", engine})
     by_id = {span.span_id: span for span in trace.spans}
     (root,) = [span for span in trace.spans if span.parent_span_id not in by_id]
     assert (root.service_name, root.parent_span_id) == ("gateway", "")
@@ -89,6 +74,30 @@ async def test_one_trace_holds_every_hop_under_its_caller(
     assert asked.cost_nano_usd == told.total_nano_usd == trace.total_nano_usd
     assert sum(span.cost_nano_usd for span in trace.spans) == told.total_nano_usd
     assert root.subtree_cost_nano_usd == told.total_nano_usd
+    await agreed(tenant)
+
+
+async def test_an_answer_of_the_other_region_comes_from_the_cache_in_one_trace(
+    tenant: Tenant,
+) -> None:
+    question = "What do both regions ask?"
+    await tenant.complete(ask(question, cache_mode=router_pb2.CACHE_MODE_READ_WRITE))
+
+    async def ask_again() -> Told | None:
+        # Read only: until it has heard of the other's answer, this router must not make and keep its own.
+        request = ask(question, cache_mode=router_pb2.CACHE_MODE_READ)
+        told = await tenant.complete(request, channel=tenant.cloud_channel)
+        return told if told.tier == "cache" else None
+
+    told: Told = await eventually(ask_again, timeout_s=30, what="an answer from the cache")
+    trace = await _whole_trace(tenant, told, {"router", "quota", "cache"})
+    (routed,) = [span for span in trace.spans if span.name.endswith("/Complete")]
+    assert (routed.service_name, routed.region) == ("router", "cloud-a")
+    for span in trace.spans:
+        if span is not routed:
+            assert span.parent_span_id == routed.span_id
+    (paid,) = [span for span in trace.spans if span.cost_nano_usd]
+    assert paid.cost_nano_usd == told.total_nano_usd == trace.total_nano_usd
     await agreed(tenant)
 
 
@@ -123,6 +132,28 @@ async def test_every_account_agrees_to_the_nano_after_a_mixed_load(tenant: Tenan
     assert any(charge.waste == ledger_pb2.WASTE_CANCELLED for charge in charges)
     assert books.waste == sum(c.total_nano_usd for c in charges if c.waste)
     assert {charge.region for charge in charges} == {"edge-site", "cloud-a"}
+
+
+async def _whole_trace(
+    tenant: Tenant, told: Told, wanted: set[str]
+) -> ledger_pb2.GetTraceResponse:
+    """The trace, once the ledger has its charge and spans of all these services."""
+    trace = ledger_pb2.GetTraceResponse()
+
+    async def missing() -> set[str]:
+        nonlocal trace
+        with contextlib.suppress(NotFound):
+            trace = await read_trace(tenant, told.trace_id)
+        found = {span.service_name for span in trace.spans}
+        return wanted - found | (set() if trace.charges else {"charge"})
+
+    async def whole() -> bool:
+        return not await missing()
+
+    with contextlib.suppress(AssertionError):
+        await eventually(whole, timeout_s=30)
+    assert not await missing()
+    return trace
 
 
 def _cached() -> router_pb2.GenerateRequest:

@@ -125,9 +125,11 @@ class Tenant:
         assert result is not None, "the stream ended without a result"
         return self.note(decision, result, text)
 
-    async def complete(self, request: router_pb2.GenerateRequest) -> Told:
-        """Ask by gRPC, unary."""
-        answer = await self.stub.Complete(
+    async def complete(
+        self, request: router_pb2.GenerateRequest, *, channel: grpc.aio.Channel | None = None
+    ) -> Told:
+        """Ask by gRPC, unary; at the edge site's router, or at the one behind `channel`."""
+        answer = await router_pb2_grpc.RouterServiceStub(channel or self.channel).Complete(
             router_pb2.CompleteRequest(request=request),
             timeout=TIMEOUT_S,
             metadata=outgoing_metadata(None, self.key),
@@ -146,6 +148,21 @@ class Tenant:
     async def instances(self) -> Mapping[str, router_pb2.InstanceStatus]:
         """What the edge site's router knows, by instance id."""
         return await self._instances(self.channel)
+
+    async def hard_task(self) -> tuple[str, float, float]:
+        """The task at which the cloud's model is ahead by most, with the edge's quality and the cloud's, 0..1."""
+        listed = await self.stub.ListModels(
+            router_pb2.ListModelsRequest(),
+            timeout=TIMEOUT_S,
+            metadata=outgoing_metadata(None, self.key),
+        )
+        edge, cloud = (
+            {entry.task: entry.quality_ratio for entry in model.info.qualities}
+            for model in sorted(listed.models, key=lambda one: one.info.name != "edge-small")
+        )
+        task = max(edge.keys() & cloud.keys() - {""}, key=lambda one: cloud[one] - edge[one])
+        assert edge[task] < cloud[task], f"the cloud's model is better at nothing: {cloud}"
+        return task, edge[task], cloud[task]
 
     async def in_flight(self, instance_id: str) -> int:
         """Requests at an instance from both routers: the gateway may use either."""
