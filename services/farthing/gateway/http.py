@@ -14,7 +14,7 @@ from prometheus_client import Gauge, Histogram
 from farthing.gateway.core.failures import Failure, describe_failure
 from farthing.gateway.replies import dump
 from farthing.kit.errors import FarthingError, InvalidArgument, Unauthenticated
-from farthing.kit.ids import new_id
+from farthing.kit.ids import new_id, new_span_id, new_trace_id
 from farthing.kit.rpc.channel import outgoing_metadata
 from farthing.kit.telemetry import names
 from farthing.kit.telemetry.logs import trace_fields
@@ -22,6 +22,8 @@ from farthing.kit.telemetry.metrics import Metrics
 from farthing.kit.telemetry.spans import Span, SpanRecorder, TraceContext
 
 _ID_LIMIT = 64
+# Asked every second by health checks and scrapers: as traces they would bury the requests'.
+_UNTRACED = ("/healthz", "/metrics")
 _log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -89,10 +91,13 @@ class Edge:
         resource = request.match_info.route.resource
         route = resource.canonical if resource is not None else "unknown"
         started_s = time.perf_counter()
+        parent = TraceContext.from_traceparent(request.headers.get("traceparent"))
+        if route in _UNTRACED:
+            parent = TraceContext(new_trace_id(), new_span_id(), False)
         span = self._recorder.start(
             f"{request.method} {route}",
             names.KIND_SERVER,
-            TraceContext.from_traceparent(request.headers.get("traceparent")),
+            parent,
             {names.HTTP_REQUEST_METHOD: request.method, names.HTTP_ROUTE: route},
         )
         call = request[CALL] = Call("", span)
