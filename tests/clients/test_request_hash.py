@@ -74,5 +74,5 @@ def test_only_equal_conversations_collide(
 
 def test_the_hash_is_stable_over_versions() -> None:
     assert canonical_request_hash(BASE).hex() == (
-        "ba785a20c89836368f6fd50da478bd3f6fcd84f335b7e21553638efca8cac4a3"
+        "8010400dc8571ec9754e69be3884948fed8eed35ea42cd12d6565bbf77509c6e"
     )

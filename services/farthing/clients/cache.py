@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Literal, NamedTuple, Protocol
 
 import grpc
@@ -46,8 +47,21 @@ class CacheClientOptions:
     waiting_store_limit_count: int = 1024
 
 
+class Absent(Enum):
+    """A miss that is certain."""
+
+    ABSENT = 0
+
+
+ABSENT = Absent.ABSENT
+
+
 class CacheClient(Protocol):
     """What the router needs of a cache. Neither call ever raises: trouble is a miss, or an answer not kept."""
+
+    def peek(self, tenant_id: str, request_hash: bytes) -> CacheHit | Absent | None:
+        """What is known without asking anybody: the answer, that there is none, or None: only `lookup` can tell."""
+        ...
 
     async def lookup(
         self, tenant_id: str, request_hash: bytes, *, traceparent: str = ""
@@ -112,12 +126,17 @@ class InMemoryCacheClient:
     def __init__(self, options: CacheClientOptions, *, clock: Clock) -> None:
         self._local = LocalCache(options, clock=clock)
 
+    def peek(self, tenant_id: str, request_hash: bytes) -> CacheHit | Absent | None:
+        """See CacheClient. Always knows."""
+        answer = self._local.get(Key(tenant_id, request_hash))
+        return CacheHit(answer, "local") if answer is not None else ABSENT
+
     async def lookup(
         self, tenant_id: str, request_hash: bytes, *, traceparent: str = ""
     ) -> CacheHit | None:
         """See CacheClient."""
-        answer = self._local.get(Key(tenant_id, request_hash))
-        return CacheHit(answer, "local") if answer is not None else None
+        known = self.peek(tenant_id, request_hash)
+        return known if isinstance(known, CacheHit) else None
 
     def store(
         self,
@@ -174,20 +193,25 @@ class RemoteCacheClient:
         self.local_miss_count = 0
         """Lookups that the service was not asked for, because it surely had nothing."""
 
-    async def lookup(
-        self, tenant_id: str, request_hash: bytes, *, traceparent: str = ""
-    ) -> CacheHit | None:
-        """See CacheClient."""
-        key = Key(tenant_id, request_hash)
-        local = self._local.get(key)
+    def peek(self, tenant_id: str, request_hash: bytes) -> CacheHit | Absent | None:
+        """See CacheClient. Certain of a miss where the service holds no such key, or does not answer at present."""
+        local = self._local.get(Key(tenant_id, request_hash))
         if local is not None:
             return CacheHit(local, "local")
         self._known_keys.start()
         if self._known_keys.excludes(tenant_id, request_hash):
             self.local_miss_count += 1
-            return None
-        if self._clock.monotonic() < self._resume_s:
-            return None
+            return ABSENT
+        return ABSENT if self._clock.monotonic() < self._resume_s else None
+
+    async def lookup(
+        self, tenant_id: str, request_hash: bytes, *, traceparent: str = ""
+    ) -> CacheHit | None:
+        """See CacheClient."""
+        known = self.peek(tenant_id, request_hash)
+        if known is not None:
+            return known if isinstance(known, CacheHit) else None
+        key = Key(tenant_id, request_hash)
         try:
             async with asyncio.timeout(self._options.lookup_timeout_s):
                 answer = await self._lookups.submit(

@@ -97,9 +97,14 @@ class Pipeline:
         )
         # A key seen before tells whose cache to ask, so both calls can go at once; a new key costs one wait more.
         hint = self._quota.principal_hint(digest) if checked.reads_cache else None
+        hit: CacheHit | None = None
         lookup: asyncio.Task[CacheHit | None] | None = None
         if hint is not None:
-            lookup = asyncio.ensure_future(self._look_up(checked, hint, traceparent))
+            known = self._cache.peek(hint.organisation_id, self._hash(checked, hint))
+            if known is None:
+                lookup = asyncio.ensure_future(self._look_up(checked, hint, traceparent))
+            elif isinstance(known, CacheHit):
+                hit = known
         try:
             answer = await self._quota.reserve(reservation)
         except BaseException:
@@ -123,10 +128,9 @@ class Pipeline:
         )
         async with exchange:
             policy = self._world.policy(checked.policy or grant.principal.default_policy)
-            hit = None
             if lookup is not None:
                 hit = await lookup
-            elif checked.reads_cache:
+            elif checked.reads_cache and hint is None:
                 hit = await self._look_up(checked, grant.principal, traceparent)
             if hit is not None:
                 decision = choose(candidates, policy, world, budget_nano_usd=None)
@@ -250,11 +254,13 @@ class Pipeline:
     async def _look_up(
         self, checked: CheckedRequest, principal: Principal, traceparent: str
     ) -> CacheHit | None:
-        policy = checked.policy or principal.default_policy
-        request_hash = checked.hash_for(self._world.policy(policy).name)
         return await self._cache.lookup(
-            principal.organisation_id, request_hash, traceparent=traceparent
+            principal.organisation_id, self._hash(checked, principal), traceparent=traceparent
         )
+
+    def _hash(self, checked: CheckedRequest, principal: Principal) -> bytes:
+        policy = checked.policy or principal.default_policy
+        return checked.hash_for(self._world.policy(policy).name)
 
     async def _require_key(self, key_digest: bytes) -> Principal:
         principal = await self._quota.authenticate(key_digest)

@@ -22,6 +22,7 @@ class CallContext:
     api_key: str | None
     deadline: float | None
     recorder: SpanRecorder
+    _key_digest: bytes | None = None
 
     def require_key_digest(self) -> bytes:
         """SHA-256 of the caller's API key, 32 bytes. Unauthenticated if there is none."""
@@ -30,7 +31,9 @@ class CallContext:
                 "send metadata 'authorization: Bearer <API key>'; `farthing keys create` makes one",
                 reason="KEY_MISSING",
             )
-        return hashlib.sha256(self.api_key.encode()).digest()
+        if self._key_digest is None:
+            self._key_digest = hashlib.sha256(self.api_key.encode()).digest()
+        return self._key_digest
 
     def start_items(self, traceparents: Iterable[str]) -> list[Span]:
         """Spans of this call in the traces of the requests that it serves together; the handler ends them."""
