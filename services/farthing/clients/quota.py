@@ -19,7 +19,7 @@ class Principal:
     admin: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ReserveRequest:
     """A wish to spend between `min_amount` and `amount` nano-USD, min ≤ amount.
 

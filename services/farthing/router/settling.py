@@ -30,7 +30,7 @@ _TIER_NAME = {
 _MOST_RECORDS = 3
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Account:
     """What all charges of one request have in common."""
 
@@ -42,7 +42,7 @@ class Account:
     price_version: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Work:
     """One piece of paid work: where it was done, what it used, what that costs at the price book."""
 

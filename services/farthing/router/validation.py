@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from farthing.api.common.v1 import common_pb2
 from farthing.api.inference.v1 import inference_pb2
@@ -66,37 +65,16 @@ class CheckedRequest:
         return known
 
     def _hash(self, policy: str) -> bytes:
-        given, sampling, limits = self.input, self.input.sampling, self.features.limits
-
-        def optional(name: str) -> Any:
-            return getattr(sampling, name) if sampling.HasField(name) else None
-
+        limits = self.features.limits
         return canonical_request_hash(
             HashedRequest(
-                model=self.features.model,
-                messages=tuple(
-                    (str(message.role), "".join(part.text for part in message.content))
-                    for message in given.messages
-                ),
-                prompt=given.prompt,
-                max_tokens=self.features.max_tokens,
-                temperature=optional("temperature"),
-                top_p=optional("top_p"),
-                top_k=optional("top_k"),
-                min_p=optional("min_p"),
-                seed=optional("seed"),
-                frequency_penalty=optional("frequency_penalty"),
-                presence_penalty=optional("presence_penalty"),
-                stop=tuple(given.stop),
-                response_format=str(given.response_format.kind),
-                json_schema=given.response_format.json_schema,
-                logprobs=given.logprobs,
-                top_logprobs=given.top_logprobs,
-                task=self.features.task,
-                min_quality_ratio=limits.min_quality_ratio,
-                policy=policy,
-                residency=tuple(sorted(limits.residency)),
-                privacy_class=limits.privacy.value,
+                self.input.SerializeToString(deterministic=True),
+                self.features.model,
+                self.features.task,
+                limits.min_quality_ratio,
+                policy,
+                limits.residency,
+                limits.privacy.value,
             )
         )
 

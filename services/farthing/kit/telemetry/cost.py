@@ -13,7 +13,7 @@ from farthing.kit.telemetry.spans import AttributeValue
 _NANO_PER_USD = 1e9
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PricedUsage:
     """What one attempt used and cost. Money in nano-USD; `lines` are (cost kind in lower case, amount)."""
 
