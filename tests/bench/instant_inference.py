@@ -24,6 +24,8 @@ async def serve() -> None:
     await health.set("", health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     server.add_insecure_port(f"{os.environ['FARTHING_HOST']}:{os.environ['FARTHING_PORT']}")
+    if path := os.environ.get("FARTHING_UNIX_SOCKET"):
+        server.add_insecure_port(f"unix:{path}")
     await server.start()
     await server.wait_for_termination()
 

@@ -12,6 +12,7 @@ import grpc
 from tests.bench.processes import answers_http, running, write_json
 
 from farthing.api.quota.v1 import quota_pb2, quota_pb2_grpc
+from farthing.kit.discovery.nearby import META_BOOT, META_UNIX, boot_id
 from farthing.kit.testing import free_port
 
 ADMIN = "fk-bench-admin-bench-admin-bench-admin"
@@ -58,7 +59,14 @@ def suite(work: Path) -> Iterator[Suite]:
         work / "registry.json",
         {
             "instances": [
-                {"id": name, "service": service, "address": address[name], "region": "local"}
+                {
+                    "id": name,
+                    "service": service,
+                    "address": address[name],
+                    "region": "local",
+                    # One site on one machine, as `farthing up` runs it: neighbours meet at their sockets.
+                    "meta": {META_UNIX: str(work / f"{name}.sock"), META_BOOT: boot_id()},
+                }
                 for name, service in (
                     ("quota", "quota"),
                     ("cache", "cache"),
@@ -80,7 +88,8 @@ def suite(work: Path) -> Iterator[Suite]:
             name: str, module: str, ready: Callable[[], bool] | None = None, **env: str
         ) -> Popen[bytes]:
             data = {"FARTHING_DATA_DIR": str(work / "data" / name)} if module[0] == "f" else {}
-            settings = {**(common if module[0] == "f" else {}), **data, **env}
+            nearby = {"FARTHING_UNIX_SOCKET": str(work / f"{name}.sock")}
+            settings = {**(common if module[0] == "f" else {}), **data, **nearby, **env}
             log = work / "logs" / f"{name}.log"
             return stack.enter_context(
                 running(module, address[name], settings, log=log, ready=ready)

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from farthing.kit.discovery import Instance, ServiceWatch
+from farthing.kit.discovery import Instance, ServiceWatch, dial_address
 from farthing.kit.errors import Unavailable
 from farthing.kit.rpc.channel import open_channel
 from farthing.kit.rpc.tls import TlsFiles
@@ -109,17 +109,17 @@ class DiscoveredChannel(grpc.aio.Channel):
             await self._watch.changed()
 
     def _follow(self, instances: Mapping[str, Instance]) -> None:
-        addresses = {instance.address for instance in instances.values()}
+        ranks = {
+            dial_address(instance): (instance.suspect, instance.region != self._region)
+            for instance in instances.values()
+        }
+        addresses = ranks.keys()
         for address in addresses - self._targets.keys():
             self._targets[address] = _Target(open_channel(address, tls=self._tls))
         for address in self._targets.keys() - addresses:
             task = asyncio.ensure_future(self._targets.pop(address).channel.close(_GRACE_S))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
-        ranks = {
-            instance.address: (instance.suspect, instance.region != self._region)
-            for instance in instances.values()
-        }
         best = min(ranks.values(), default=(True, True))
         chosen = [address for address in sorted(ranks) if ranks[address] == best]
         self._choices = [self._targets[address] for address in chosen]

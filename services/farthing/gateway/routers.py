@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import grpc
 
 from farthing.api.router.v1 import router_pb2, router_pb2_grpc
-from farthing.kit.discovery import Instance, ServiceWatch
+from farthing.kit.discovery import Instance, ServiceWatch, dial_address
 from farthing.kit.errors import FarthingError, Unavailable
 from farthing.kit.rpc.channel import decode_error, open_channel
 from farthing.kit.rpc.tls import TlsFiles
@@ -146,7 +146,7 @@ class RouterPool:
 
     def _follow(self, instances: Mapping[str, Instance]) -> None:
         self._ranks = {
-            instance.address: (instance.suspect, instance.region != self._region)
+            dial_address(instance): (instance.suspect, instance.region != self._region)
             for instance in instances.values()
         }
         for address in self._ranks.keys() - self._routers.keys():

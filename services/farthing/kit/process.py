@@ -8,10 +8,12 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from farthing.kit.clock import Clock, SystemClock
 from farthing.kit.discovery import Registration, Registry, open_registry
+from farthing.kit.discovery.nearby import META_BOOT, META_UNIX, boot_id
 from farthing.kit.errors import FarthingError
 from farthing.kit.rpc.server import RpcServer
 from farthing.kit.rpc.tls import TlsFiles, read_tls_files
@@ -44,7 +46,16 @@ class ServiceProcess:
             metrics=self.metrics,
             tls=self.tls,
             drain_ms=self.settings.drain_ms,
+            unix_socket=self._unix_socket(),
         )
+
+    def _unix_socket(self) -> Path | None:
+        # The socket is plain text: where peers must prove who they are, all of them come by TLS.
+        return self.settings.unix_socket if self.tls is None else None
+
+    def _nearby_meta(self) -> dict[str, str]:
+        path = self._unix_socket()
+        return {} if path is None else {META_UNIX: str(path), META_BOOT: boot_id()}
 
     async def serve(
         self,
@@ -60,7 +71,7 @@ class ServiceProcess:
             service=discovery_name,
             address=self.settings.resolve_address(),
             region=self.settings.region,
-            meta=meta or {},
+            meta={**(meta or {}), **self._nearby_meta()},
             check_tls=self.tls is not None,
         )
 

@@ -184,6 +184,11 @@ class ServiceSettings:
         env="FARTHING_ADVERTISE_ADDRESS",
         doc="host:port that others reach this service at; empty for host and port above.",
     )
+    unix_socket: Path | None = setting(
+        None,
+        env="FARTHING_UNIX_SOCKET",
+        doc="Socket file to serve on as well; neighbours on this machine take it. Not with mutual TLS.",
+    )
     region: str = setting(
         "local",
         env="FARTHING_REGION",

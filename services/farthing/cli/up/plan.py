@@ -170,6 +170,9 @@ def _plan(
         "FARTHING_OTLP_ENDPOINT": f"http://{layout.address('otlp-grpc')}",
         **own,
     }
+    if region == EDGE_REGION and service != "gateway":
+        # Within the site neighbours skip TCP; between the regions it stays what it would be.
+        planned["FARTHING_UNIX_SOCKET"] = str(layout.data / region / f"{service}.sock")
     # What the user set for a service, e.g. FARTHING_LOG_LEVEL, reaches it unless it is part of the plan. Addresses
     # that an earlier run's env file holds are dropped: inside the suite, services are found by discovery.
     dropped = {"FARTHING_QUOTA_ADDRESS", "FARTHING_CACHE_ADDRESS", "FARTHING_LEDGER_ADDRESS"}

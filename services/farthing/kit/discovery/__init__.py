@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from farthing.kit.discovery.documents import Document, DocumentSource
+from farthing.kit.discovery.nearby import dial_address
 from farthing.kit.discovery.opening import open_documents, open_registry
 from farthing.kit.discovery.registry import (
     Instance,
@@ -22,6 +23,7 @@ __all__ = [
     "ServiceWatch",
     "StaticRegistry",
     "Unsubscribe",
+    "dial_address",
     "open_documents",
     "open_registry",
 ]

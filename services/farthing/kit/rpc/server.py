@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -48,8 +49,10 @@ class RpcServer:
         metrics: Metrics,
         tls: TlsFiles | None = None,
         drain_ms: int = 10_000,
+        unix_socket: Path | None = None,
     ) -> None:
         self._address, self._tls, self._drain_ms = address, tls, drain_ms
+        self._unix_socket = unix_socket
         self._wrapper = Wrapper(recorder, metrics)
         self._server = grpc.aio.server(options=_OPTIONS)
         self._health = _Health()
@@ -98,7 +101,22 @@ class RpcServer:
                 reason="PORT_TAKEN",
                 metadata={"address": self._address},
             ) from error
+        if self._unix_socket is not None:
+            self._listen_nearby(self._unix_socket)
         await self._server.start()
+
+    def _listen_nearby(self, path: Path) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._server.add_insecure_port(f"unix:{path}")
+            path.chmod(0o600)
+        except (OSError, RuntimeError) as error:
+            raise Unavailable(
+                f"cannot listen on the socket {path}: {error}; set FARTHING_UNIX_SOCKET to a path of at most"
+                " 100 characters in a folder of this user's, or unset it",
+                reason="SOCKET_UNUSABLE",
+                metadata={"path": str(path)},
+            ) from error
 
     async def set_serving(self, serving: bool = True) -> None:
         """Tell health checkers whether to send requests here."""
