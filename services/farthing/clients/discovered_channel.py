@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from farthing.kit.discovery import Instance, ServiceWatch, dial_address
+from farthing.kit.discovery import Instance, ServiceWatch, dial_address, place_of
 from farthing.kit.errors import Unavailable
 from farthing.kit.rpc.channel import open_channel
 from farthing.kit.rpc.tls import TlsFiles
@@ -109,20 +109,21 @@ class DiscoveredChannel(grpc.aio.Channel):
             await self._watch.changed()
 
     def _follow(self, instances: Mapping[str, Instance]) -> None:
-        ranks = {
-            dial_address(instance): (instance.suspect, instance.region != self._region)
-            for instance in instances.values()
-        }
-        addresses = ranks.keys()
-        for address in addresses - self._targets.keys():
-            self._targets[address] = _Target(open_channel(address, tls=self._tls))
-        for address in self._targets.keys() - addresses:
-            task = asyncio.ensure_future(self._targets.pop(address).channel.close(_GRACE_S))
+        places = {place_of(instance): instance for instance in instances.values()}
+        for place in places.keys() - self._targets.keys():
+            channel = open_channel(dial_address(places[place]), tls=self._tls)
+            self._targets[place] = _Target(channel)
+        for place in self._targets.keys() - places.keys():
+            task = asyncio.ensure_future(self._targets.pop(place).channel.close(_GRACE_S))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
+        ranks = {
+            place: (instance.suspect, instance.region != self._region)
+            for place, instance in places.items()
+        }
         best = min(ranks.values(), default=(True, True))
-        chosen = [address for address in sorted(ranks) if ranks[address] == best]
-        self._choices = [self._targets[address] for address in chosen]
+        chosen = [place for place in sorted(ranks) if ranks[place] == best]
+        self._choices = [self._targets[place] for place in chosen]
         self.sole_address = chosen[0] if len(chosen) == 1 else None
 
 

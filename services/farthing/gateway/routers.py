@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import grpc
 
 from farthing.api.router.v1 import router_pb2, router_pb2_grpc
-from farthing.kit.discovery import Instance, ServiceWatch, dial_address
+from farthing.kit.discovery import Instance, ServiceWatch, dial_address, place_of
 from farthing.kit.errors import FarthingError, Unavailable
 from farthing.kit.rpc.channel import decode_error, open_channel
 from farthing.kit.rpc.tls import TlsFiles
@@ -145,12 +145,14 @@ class RouterPool:
         return refused and len(tried) == 1 and len(self._ranks) > 1
 
     def _follow(self, instances: Mapping[str, Instance]) -> None:
+        places = {place_of(instance): instance for instance in instances.values()}
         self._ranks = {
-            dial_address(instance): (instance.suspect, instance.region != self._region)
-            for instance in instances.values()
+            place: (instance.suspect, instance.region != self._region)
+            for place, instance in places.items()
         }
-        for address in self._ranks.keys() - self._routers.keys():
-            self._routers[address] = Router(open_channel(address, tls=self._tls))
+        for place in places.keys() - self._routers.keys():
+            channel = open_channel(dial_address(places[place]), tls=self._tls)
+            self._routers[place] = Router(channel)
         for address in self._routers.keys() - self._ranks.keys():
             task = asyncio.ensure_future(
                 self._routers.pop(address).channel.close(_CLOSE_GRACE_S)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from farthing.kit.discovery import Instance, dial_address
+from farthing.kit.discovery import Instance, dial_address, place_of
 from farthing.kit.discovery.nearby import META_BOOT, META_UNIX, boot_id
 from farthing.kit.errors import Unavailable
 from farthing.kit.rpc.channel import open_channel
@@ -55,3 +55,11 @@ async def test_an_instance_of_another_machine_is_called_by_host_and_port(
 async def test_a_socket_that_cannot_be_made_names_the_setting(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="FARTHING_UNIX_SOCKET"):
         await server(tmp_path / ("x" * 120 + ".sock")).start()
+
+
+async def test_a_place_stays_the_same_while_a_service_starts_again(tmp_path: Path) -> None:
+    path = tmp_path / "quota.sock"
+    before = place_of(instance(path, boot_id()))
+    path.touch()
+    assert place_of(instance(path, boot_id())) == before
+    assert place_of(Instance("quota-1", "quota", "10.0.0.1:50053", "site")) != before

@@ -16,7 +16,7 @@ from farthing.api.inference.v1.inference_pb2_grpc import InferenceServiceStub
 from farthing.clients.instances.breaker import Breaker, record_failure, record_success
 from farthing.clients.instances.view import InstanceState, InstanceView, ModelView
 from farthing.kit.clock import Clock
-from farthing.kit.discovery import Instance, dial_address
+from farthing.kit.discovery import Instance, dial_address, place_of
 from farthing.kit.rpc.channel import open_channel
 from farthing.kit.rpc.tls import TlsFiles
 
@@ -52,10 +52,9 @@ class Member:
         tls: TlsFiles | None,
     ) -> None:
         self.tier, self.suspect = tier, instance.suspect
-        target = dial_address(instance)
-        self.place = (target, instance.region)
+        self.place = (place_of(instance), instance.region)
         self._clock = clock
-        self._channel = open_channel(target, tls=tls)
+        self._channel = open_channel(dial_address(instance), tls=tls)
         self.stub = InferenceServiceStub(self._channel)
         # The stub makes its methods in __init__, which the type stubs do not show.
         self._check = health_pb2_grpc.HealthStub(self._channel).Check  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ from farthing.api.inference.v1 import inference_pb2
 from farthing.clients.instances.member import Member
 from farthing.clients.instances.view import InstanceState, InstanceView
 from farthing.kit.clock import Clock
-from farthing.kit.discovery import Instance, Registry, ServiceWatch, Unsubscribe, dial_address
+from farthing.kit.discovery import Instance, Registry, ServiceWatch, Unsubscribe, place_of
 from farthing.kit.errors import Unavailable
 from farthing.kit.rpc.tls import TlsFiles
 
@@ -105,7 +105,7 @@ class InstancePool:
     def _follow(self, tier: str, instances: Mapping[str, Instance]) -> None:
         for instance_id, instance in instances.items():
             member = self._members.get(instance_id)
-            if member is not None and member.place == (dial_address(instance), instance.region):
+            if member is not None and member.place == (place_of(instance), instance.region):
                 member.suspect = instance.suspect
                 continue
             if member is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from farthing.kit.discovery.documents import Document, DocumentSource
-from farthing.kit.discovery.nearby import dial_address
+from farthing.kit.discovery.nearby import dial_address, place_of
 from farthing.kit.discovery.opening import open_documents, open_registry
 from farthing.kit.discovery.registry import (
     Instance,
@@ -26,4 +26,5 @@ __all__ = [
     "dial_address",
     "open_documents",
     "open_registry",
+    "place_of",
 ]

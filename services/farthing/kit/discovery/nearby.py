@@ -15,6 +15,15 @@ META_UNIX = "unix"
 META_BOOT = "boot"
 
 
+def place_of(instance: Instance) -> str:
+    """What an instance says of where it is: the same text as long as a channel to it may be kept.
+
+    Whether the socket can be seen is asked once, when the channel is opened: a service that starts again is without its
+    file for a moment, and that must not move anybody.
+    """
+    return f"{instance.address} {instance.meta.get(META_UNIX, '')}".rstrip()
+
+
 def dial_address(instance: Instance) -> str:
     """Where to open a channel to `instance`: its socket if it runs under this kernel and the file is seen, else TCP.
 
