@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -84,6 +85,20 @@ class Suite:
             self.process.wait()
 
 
+def free_network() -> str:
+    """A loopback network that no other suite is on: two runs of the tests may share a machine."""
+    first = os.getpid() % 34
+    for number in range(first, first + 34):
+        network = f"127.{220 + number % 34}"
+        with socket.socket() as probe:
+            try:
+                probe.bind((f"{network}.0.1", 50053))
+            except OSError:
+                continue
+        return network
+    raise AssertionError("a suite is up on every network of the tests'")
+
+
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Settings that name an edge and a cloud model of a few kilobytes."""
@@ -116,7 +131,7 @@ def make_suite(
     suites: list[Suite] = []
 
     def make() -> Suite:
-        suites.append(Suite(tmp_path, "127.43", tiny_models))
+        suites.append(Suite(tmp_path, free_network(), tiny_models))
         return suites[-1]
 
     yield make
@@ -131,7 +146,7 @@ def suite(
     consul_present: None,
 ) -> Iterator[Suite]:
     """One running suite for all tests that only talk to it."""
-    running = Suite(tmp_path_factory.mktemp("suite"), "127.44", tiny_models)
+    running = Suite(tmp_path_factory.mktemp("suite"), free_network(), tiny_models)
     running.start()
     yield running
     assert running.stop() == 0, running.read_output()
