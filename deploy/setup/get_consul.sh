@@ -44,7 +44,7 @@ else
         mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Identifier: Packages' 2>/dev/null |
             grep -v security | head -n 1)
     fi
-    : "${mirror:=http://deb.debian.org/debian}"
+    [ -n "$mirror" ] || stop "apt names no archive to fetch Consul from" "set DEBIAN_MIRROR to a Debian mirror, or $other_way"
     cat > "$work/sources/consul.sources" <<SOURCE
 Types: deb
 URIs: $mirror
