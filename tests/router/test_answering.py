@@ -244,3 +244,17 @@ async def test_an_unknown_policy_is_refused_before_money_is_held(labs: LabFactor
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert "cheapest" in (refused.value.details() or "")
     assert await lab.spent() == (0, 0)
+
+
+async def test_instances_that_are_all_away_are_worth_another_try(labs: LabFactory) -> None:
+    broken = edge(Script(error=Unavailable("gone", reason="GONE")))
+    lab = await labs.build(broken)
+    for _ in range(3):
+        with pytest.raises(grpc.aio.AioRpcError):
+            await lab.complete(cache_mode=router_pb2.CACHE_MODE_OFF)
+    assert lab.pool.view()[0].state.value == "ejected"
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await lab.complete(cache_mode=router_pb2.CACHE_MODE_OFF)
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert reason_of(refused.value) == "NO_INSTANCE_READY"
+    assert await lab.spent() == (0, 0)

@@ -18,6 +18,7 @@ from farthing.kit.errors import (
     NotFound,
     ResourceExhausted,
     Unauthenticated,
+    Unavailable,
 )
 from farthing.kit.ids import new_id
 from farthing.kit.rpc.context import CallContext
@@ -38,6 +39,8 @@ DEFAULT_TIMEOUT_S = 300.0
 _HOLD_SLACK_MS = 600_000
 _LONGEST_HOLD_MS = 3_600_000
 _MOST_ATTEMPTS = 2
+# Reasons that time cures, and the one that leaves a candidate out of the question.
+_PASSING = (Rejection.UNHEALTHY, Rejection.FAILED, Rejection.MODEL)
 
 Event = router_pb2.GenerateResponse
 
@@ -291,6 +294,13 @@ def no_candidate(candidates: list[Candidate], model: str) -> FarthingError:
             f"the budget has too little left for this request: {listed}; raise it with `farthing budget set`",
             reason="BUDGET_EXHAUSTED",
             metadata=reasons,
+        )
+    if all(candidate.rejection in _PASSING for candidate in candidates):
+        return Unavailable(
+            f"no instance is ready to answer: {listed or 'none is known yet'}; try again",
+            reason="NO_INSTANCE_READY",
+            metadata=reasons,
+            retry_after_ms=1_000,
         )
     return FailedPrecondition(
         f"no instance can answer this request: {listed or 'none is known'}",
