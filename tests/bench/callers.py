@@ -15,7 +15,8 @@ from farthing.api.router.v1 import router_pb2
 from farthing.api.router.v1.router_pb2_grpc import RouterServiceStub
 from farthing.kit.rpc.channel import open_channel
 
-_MAX_TOKENS = 16
+_MAX_TOKENS = 10  # of an answer in one message, as the fake upstream gives
+STREAM_TOKENS = 100  # of a streamed one: enough to tell a token from a request
 
 
 def question_text(number: int) -> str:
@@ -23,13 +24,15 @@ def question_text(number: int) -> str:
     return f"question {number}: " + "please tell me what the relay does " * 4
 
 
-def question(number: int, **limits: Any) -> router_pb2.GenerateRequest:
+def question(
+    number: int, *, max_tokens: int = _MAX_TOKENS, **limits: Any
+) -> router_pb2.GenerateRequest:
     """The router's request for a question."""
     part = inference_pb2.ContentPart(text=question_text(number))
     return router_pb2.GenerateRequest(
         input=inference_pb2.GenerationInput(
             messages=[inference_pb2.Message(role=inference_pb2.ROLE_USER, content=[part])],
-            max_tokens=_MAX_TOKENS,
+            max_tokens=max_tokens,
         ),
         constraints=router_pb2.Constraints(task="bench", **limits),
     )
@@ -81,7 +84,9 @@ class Callers:
 
     async def stream(self) -> None:
         call = self._router.Generate(
-            question(next(self._numbers)), metadata=self._metadata, timeout=30
+            question(next(self._numbers), max_tokens=STREAM_TOKENS),
+            metadata=self._metadata,
+            timeout=30,
         )
         async for event in call:
             if event.HasField("result"):

@@ -14,7 +14,7 @@ from farthing.api.inference.v1.inference_pb2_grpc import add_InferenceServiceSer
 
 
 async def serve() -> None:
-    count = int(os.environ.get("BENCH_TOKENS", "10"))
+    count = int(os.environ.get("BENCH_TOKENS", "100"))
     server = grpc.aio.server()
     servicer = ScriptedInference(
         "instant", Script(tokens=("token ",) * count, us_per_token=100)

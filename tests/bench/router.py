@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import uvloop
-from tests.bench.callers import Callers
+from tests.bench.callers import STREAM_TOKENS, Callers
 from tests.bench.peers import compare_with_litellm
 from tests.bench.processes import answers_http, rss_mib, running
 from tests.bench.report import Result, judge, write_report
@@ -26,7 +26,6 @@ from tests.bench.windows import Call, Window, measure, median_of, median_ratio
 from farthing.kit.testing import free_port
 
 ROUTER, GATEWAY = "farthing.router", "farthing.gateway"
-_STREAM_TOKENS = 10  # the instant engine's answer
 
 
 async def compare(running_suite: Suite, *, rounds: int, seconds: float) -> list[Result]:
@@ -100,7 +99,7 @@ async def compare_streams(
 
     def per_token(windows: list[Window]) -> float:
         return statistics.median(
-            max(0.0, a.cpu_us_per_call - b.cpu_us_per_call) / _STREAM_TOKENS
+            max(0.0, a.cpu_us_per_call - b.cpu_us_per_call) / STREAM_TOKENS
             for a, b in zip(windows, bare, strict=True)
         )
 

@@ -53,12 +53,17 @@ class ScriptedInference(InferenceServiceServicer):
         script.requests.append(request)
         limit = request.compute_limit_us // script.us_per_token or len(script.tokens)
         limit = min(limit, request.input.max_tokens or limit)
+        tokens = [(token, 1) for token in script.tokens[:limit]]
+        if request.coalesce_ms and script.gate is None and script.error is None:
+            # All of them are ready at once; an engine that is asked to coalesce joins those after the first.
+            rest = tokens[1:]
+            tokens[1:] = [("".join(text for text, _ in rest), len(rest))] if rest else []
         sent = 0
         try:
-            for token in script.tokens[:limit]:
+            for text, count in tokens:
                 self._fail_at(sent)
-                yield pb.GenerateResponse(delta=pb.Delta(text=token, token_count=1))
-                sent += 1
+                yield pb.GenerateResponse(delta=pb.Delta(text=text, token_count=count))
+                sent += count
                 if script.gate is not None:
                     await script.gate.wait()
             self._fail_at(sent)

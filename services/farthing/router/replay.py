@@ -12,7 +12,7 @@ from farthing.kit.clock import Clock
 from farthing.kit.errors import Aborted, AlreadyExists
 
 KEEP_S = 600.0
-_MOST_BYTES = 8 * 1024 * 1024
+_MOST_BYTES = 4 * 1024 * 1024
 _ENTRY_OVERHEAD_BYTES = 1024
 
 

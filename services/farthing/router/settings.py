@@ -28,7 +28,7 @@ class RouterSettings(ServiceSettings):
         doc="Ledger service, host:port; empty finds it by discovery.",
     )
     local_cache_bytes: int = setting(
-        16 * 1024 * 1024,
+        8 * 1024 * 1024,
         env="FARTHING_ROUTER_LOCAL_CACHE_BYTES",
         doc="Answers kept in the router's own memory; 0 keeps none.",
         unit="bytes",
