@@ -10,7 +10,7 @@ import openai
 import pytest
 from tests.support.books import agreed, list_charges
 from tests.support.running_suite import RunningSuite
-from tests.support.tenant import Tenant, ask
+from tests.support.tenant import Tenant, Told, ask
 
 from farthing.api.common.v1 import common_pb2
 from farthing.api.router.v1 import router_pb2
@@ -22,6 +22,7 @@ from farthing.kit.errors import (
 )
 from farthing.kit.money import NANO_PER_USD
 from farthing.kit.rpc.channel import decode_error
+from farthing.kit.testing import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
 
@@ -52,9 +53,18 @@ async def test_edge_only_prompts_never_leave_the_edge(
     request = ask("My diagnosis is private", privacy_class=EDGE_ONLY, task="private")
     assert (await tenant.complete(request)).tier == "edge"
     assert (await tenant.generate(request)).tier == "edge"
-    assert (
-        await tenant.chat("Private", privacy="edge_only", task="private", cache="off")
-    ).tier == "edge"
+
+    async def chat() -> Told | None:
+        # Refused, while the gateway knows no router of its own site (an earlier test may have hurt one); never sent on.
+        try:
+            return await tenant.chat(
+                "Private", privacy="edge_only", task="private", cache="off"
+            )
+        except openai.InternalServerError:
+            return None
+
+    told = await eventually(chat, timeout_s=30, what="the site's own router known")
+    assert told.tier == "edge"
     error = await _refusal(tenant, ask("Private", privacy_class=EDGE_ONLY, model="cloud-large"))
     assert error.reason == "NO_CANDIDATE"
     async with suite.without("edge-site-edge"):

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import grpc
 
+from farthing.api.common.v1 import common_pb2
 from farthing.api.router.v1 import router_pb2, router_pb2_grpc
 from farthing.kit.discovery import Instance, ServiceWatch, dial_address, place_of
 from farthing.kit.errors import FarthingError, Unavailable
@@ -15,6 +16,7 @@ from farthing.kit.rpc.channel import decode_error, open_channel
 from farthing.kit.rpc.tls import TlsFiles
 
 Metadata = tuple[tuple[str, str], ...]
+_STAYS_HERE = (common_pb2.PRIVACY_CLASS_EDGE_ONLY, common_pb2.PRIVACY_CLASS_REGION)
 _CLOSE_GRACE_S = 600.0  # a router that left discovery still ends the streams it has
 
 
@@ -44,6 +46,7 @@ class RouterPool:
         self._region, self._timeout_s, self._tls = region, timeout_s, tls
         self._routers: dict[str, Router] = {}
         self._ranks: dict[str, tuple[bool, bool]] = {}
+        self._regions: dict[str, str] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._unsubscribe: Callable[[], None] = watch.subscribe(self._follow)
         self._follow(watch.instances)
@@ -60,14 +63,14 @@ class RouterPool:
         message = router_pb2.CompleteRequest(request=request)
         tried: set[str] = set()
         while True:
-            with self._use(tried) as router:
+            with self._use(tried, request.constraints) as router:
                 try:
                     return await router.stub.Complete(
                         message, timeout=self._timeout_s, metadata=metadata
                     )
                 except grpc.aio.AioRpcError as error:
                     failure = decode_error(error)
-            if not self._may_retry(failure, tried):
+            if not self._may_retry(failure, tried, request.constraints):
                 raise failure
 
     async def generate(
@@ -77,7 +80,7 @@ class RouterPool:
         tried: set[str] = set()
         while True:
             started = False
-            with self._use(tried) as router:
+            with self._use(tried, request.constraints) as router:
                 call = router.stub.Generate(request, timeout=self._timeout_s, metadata=metadata)
                 try:
                     async for event in call:
@@ -89,12 +92,12 @@ class RouterPool:
                     failure = decode_error(error)
                 finally:
                     call.cancel()
-            if started or not self._may_retry(failure, tried):
+            if started or not self._may_retry(failure, tried, request.constraints):
                 raise failure
 
     async def list_models(self, metadata: Metadata) -> router_pb2.ListModelsResponse:
         """The models that the router reaches now."""
-        with self._use(set()) as router:
+        with self._use(set(), router_pb2.Constraints()) as router:
             try:
                 return await router.stub.ListModels(
                     router_pb2.ListModelsRequest(), timeout=self._timeout_s, metadata=metadata
@@ -116,8 +119,8 @@ class RouterPool:
         self._routers.clear()
 
     @contextmanager
-    def _use(self, tried: set[str]) -> Iterator[Router]:
-        address = self._pick(tried)
+    def _use(self, tried: set[str], wishes: router_pb2.Constraints) -> Iterator[Router]:
+        address = self._pick(tried, wishes)
         tried.add(address)
         router = self._routers[address]
         router.in_flight_count += 1
@@ -126,11 +129,26 @@ class RouterPool:
         finally:
             router.in_flight_count -= 1
 
-    def _pick(self, tried: set[str]) -> str:
-        choices = [address for address in self._ranks if address not in tried]
+    def _choices(self, tried: set[str], wishes: router_pb2.Constraints) -> list[str]:
+        return [
+            address
+            for address in self._ranks
+            if address not in tried and self._may_see(self._regions[address], wishes)
+        ]
+
+    def _may_see(self, region: str, wishes: router_pb2.Constraints) -> bool:
+        """Whether a router of `region` may be given the prompt: already to be routed there is to leave this place."""
+        if region == self._region:
+            return True
+        if wishes.privacy_class in _STAYS_HERE:
+            return False
+        return not wishes.residency or region in wishes.residency
+
+    def _pick(self, tried: set[str], wishes: router_pb2.Constraints) -> str:
+        choices = self._choices(tried, wishes)
         if not choices:
             raise Unavailable(
-                "no router is known; start one or wait for discovery",
+                "no router that may see this prompt is known; start one or wait for discovery",
                 reason="ROUTER_UNKNOWN",
                 retry_after_ms=1000,
             )
@@ -139,10 +157,12 @@ class RouterPool:
             key=lambda address: (self._ranks[address], self._routers[address].in_flight_count),
         )
 
-    def _may_retry(self, failure: FarthingError, tried: set[str]) -> bool:
+    def _may_retry(
+        self, failure: FarthingError, tried: set[str], wishes: router_pb2.Constraints
+    ) -> bool:
         # Only what the transport says: a router that answers "unavailable" itself has looked at all it could do.
         refused = isinstance(failure, Unavailable) and failure.reason == "GRPC_UNAVAILABLE"
-        return refused and len(tried) == 1 and len(self._ranks) > 1
+        return refused and len(tried) == 1 and bool(self._choices(tried, wishes))
 
     def _follow(self, instances: Mapping[str, Instance]) -> None:
         places = {place_of(instance): instance for instance in instances.values()}
@@ -150,6 +170,7 @@ class RouterPool:
             place: (instance.suspect, instance.region != self._region)
             for place, instance in places.items()
         }
+        self._regions = {place: instance.region for place, instance in places.items()}
         for place in places.keys() - self._routers.keys():
             channel = open_channel(dial_address(places[place]), tls=self._tls)
             self._routers[place] = Router(channel)
