@@ -9,6 +9,8 @@ PREPARE := $(PYTHON) deploy/setup/prepare.py
 BIN := .venv/bin
 PROTOC := .venvs/protos/bin/python deploy/setup/generate_protos.py
 BUF = .tools/buf/$$(sed -n 's/^VERSION = "\(.*\)"/\1/p' deploy/setup/buf_tool.py)/buf
+ROUNDS ?= 5
+FAULTS := tests/e2e/test_failures.py tests/quota/test_process.py tests/ledger/test_process.py tests/cache/test_process.py tests/clients/test_outbox.py
 LINTED := services edge cloud tests deploy
 # Collected by ONNX Runtime unless told otherwise; set for whatever a target starts.
 export ORT_DISABLE_TELEMETRY := 1
@@ -27,7 +29,7 @@ run: setup ## Start the whole suite and serve real prompts (ONCE=1: show one rou
 	@exec $(BIN)/farthing up --demo $(if $(ONCE),--once)
 
 test: setup ## Run the full test suite (ARGS='-k name' narrows it)
-	@exec $(BIN)/python -m pytest -m "not chaos" $(ARGS)
+	@exec $(BIN)/python -m pytest $(ARGS)
 
 # -- contracts ---------------------------------------------------------------------------
 
@@ -76,8 +78,8 @@ imports: setup ## Check which part may import which
 # -- heavier work ------------------------------------------------------------------------
 
 .PHONY: chaos bench-router bench-gpu models
-chaos: setup ## Kill, cut and fill while it serves; money must still add up
-	@exec $(BIN)/python -m pytest -m chaos $(ARGS)
+chaos: setup ## Kill, pause and cut while it serves, ROUNDS times over; money must still add up
+	@for round in $$(seq $(ROUNDS)); do echo "round $$round of $(ROUNDS)"; $(BIN)/python -m pytest -q $(FAULTS) $(ARGS) || exit 1; done
 
 bench-router: setup ## Measure what router and gateway add to a request, beside LiteLLM's proxy
 	@exec $(BIN)/python -m tests.bench.router $(ARGS)
