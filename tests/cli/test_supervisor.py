@@ -23,7 +23,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 # Says that it is there by making a file, and notes its end in another.
 _WELL = """
-import pathlib, signal, sys, time
+import pathlib, signal, sys
 folder, name = pathlib.Path(sys.argv[1]), sys.argv[2]
 def end(*_):
     with (folder / "ends").open("a") as file:
@@ -32,7 +32,7 @@ def end(*_):
 signal.signal(signal.SIGTERM, end)
 (folder / name).touch()
 while True:
-    time.sleep(1)
+    signal.pause()
 """
 
 
@@ -93,7 +93,7 @@ async def test_a_child_that_cannot_start_ends_the_start_with_its_last_words(
 
 
 async def test_a_child_that_is_never_well_is_named(watched: Watched, tmp_path: Path) -> None:
-    (child,) = watched.supervisor.start([plan(tmp_path, "slow", "import time; time.sleep(60)")])
+    (child,) = watched.supervisor.start([plan(tmp_path, "slow", "import signal; signal.pause()")])
     with pytest.raises(Unavailable, match="slow not well"):
         await watched.supervisor.wait_until_well([child], timeout_s=0.5)
 

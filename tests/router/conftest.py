@@ -148,6 +148,7 @@ class LabFactory:
         budget_nano_usd: int | None = None,
         prices: dict[str, Any] | None = None,
         coalesce_from: int = 1000,
+        outbox_entries: int = 100_000,
     ) -> RouterLab:
         clock = SystemClock()
         store = MemoryQuotaStore()
@@ -213,7 +214,9 @@ class LabFactory:
         world = LiveWorld("edge-site", pool, documents)
         world.start()
         await documents.get("prices/current")
-        outbox = Outbox(self._path / "outbox.sqlite", clock=clock)
+        outbox = Outbox(
+            self._path / "outbox.sqlite", clock=clock, max_entry_count=outbox_entries
+        )
         await outbox.open()
         self._stack.push_async_callback(outbox.close)
         ChargeSender(ledger_channel, outbox)

@@ -258,3 +258,27 @@ async def test_instances_that_are_all_away_are_worth_another_try(labs: LabFactor
     assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
     assert reason_of(refused.value) == "NO_INSTANCE_READY"
     assert await lab.spent() == (0, 0)
+
+
+async def test_an_engine_that_overruns_its_limit_costs_the_operator_and_not_the_tenant(
+    labs: LabFactory,
+) -> None:
+    lab = await labs.build(edge(Script(overrun_us=3_600_000_000)))
+    answer = await lab.complete(max_cost_nano_usd=3_000)
+    assert answer.result.total_nano_usd == 3_000
+    (span,) = [
+        s for s in lab.recorder.drain(100) if names.COST_UNBILLED_NANO_USD in s.attributes
+    ]
+    assert int(str(span.attributes[names.COST_UNBILLED_NANO_USD])) > 1_000_000
+    assert await lab.spent() == (3_000, 0)
+    assert await lab.charged() == 3_000
+
+
+async def test_what_could_not_be_recorded_is_refused_before_it_begins(labs: LabFactory) -> None:
+    script = Script()
+    lab = await labs.build(edge(script), outbox_entries=2)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await lab.complete()
+    assert reason_of(refused.value) == "OUTBOX_FULL"
+    assert script.requests == []
+    assert await lab.spent() == (0, 0)

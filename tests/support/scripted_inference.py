@@ -19,6 +19,8 @@ class Script:
 
     tokens: tuple[str, ...] = ("four", " and", " twenty")
     us_per_token: int = 1_000
+    overrun_us: int = 0
+    """Device time reported beyond what the tokens took, and beyond any limit."""
     error: FarthingError | None = None
     fail_after: int = 0
     gate: asyncio.Event | None = None
@@ -119,8 +121,8 @@ class ScriptedInference(InferenceServiceServicer):
             input_token_count=11,
             output_token_count=sent,
             prefill_us=500,
-            decode_us=sent * self.script.us_per_token,
-            compute_us=500 + sent * self.script.us_per_token,
+            decode_us=sent * self.script.us_per_token + self.script.overrun_us,
+            compute_us=500 + sent * self.script.us_per_token + self.script.overrun_us,
             request_bytes=40,
             response_bytes=len("".join(self.script.tokens[:sent]).encode()),
         )
