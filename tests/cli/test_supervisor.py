@@ -93,7 +93,9 @@ async def test_a_child_that_cannot_start_ends_the_start_with_its_last_words(
 
 
 async def test_a_child_that_is_never_well_is_named(watched: Watched, tmp_path: Path) -> None:
-    (child,) = watched.supervisor.start([plan(tmp_path, "slow", "import signal; signal.pause()")])
+    (child,) = watched.supervisor.start(
+        [plan(tmp_path, "slow", "import signal; signal.pause()")]
+    )
     with pytest.raises(Unavailable, match="slow not well"):
         await watched.supervisor.wait_until_well([child], timeout_s=0.5)
 
