@@ -25,6 +25,7 @@ from farthing.quota.local_client import LocalQuotaClient
 from farthing.quota.metrics import QuotaMetrics
 from farthing.quota.service import QuotaServicer
 from farthing.quota.store import MemoryQuotaStore
+from farthing.quota.wire import Reservations, Results
 
 DIGEST = digest_secret("fk-" + "a" * 32)
 START_MS = SystemClock().time_ns() // 1_000_000
@@ -46,16 +47,13 @@ class GatedServicer(QuotaServicer):
         self.batch_sizes: list[int] = []
         self.failure_count = 0
 
-    async def BatchReserve(
-        self, request: pb.BatchReserveRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> pb.BatchReserveResponse:
-        response = await super().BatchReserve(request, context)
+    async def _reserve(self, request: Reservations, response: Results) -> None:
+        await super()._reserve(request, response)
         self.batch_sizes.append(len(request.reservations))
         await self.gate.wait()
         if self.failure_count:
             self.failure_count -= 1
             raise Unavailable("lost on the way back", reason="LOST")
-        return response
 
     async def BatchSettle(
         self, request: pb.BatchSettleRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -138,9 +136,9 @@ async def test_money_is_held_and_settled_through_the_outbox(site: Site) -> None:
 async def test_reserves_that_arrive_during_a_call_travel_together(site: Site) -> None:
     client = site.make_client()
     site.servicer.gate.clear()
-    first = asyncio.create_task(client.reserve(_request("h0")))
+    first = client.reserve(_request("h0"))
     await eventually(lambda: site.servicer.batch_sizes == [1])
-    rest = [asyncio.create_task(client.reserve(_request(f"h{n}"))) for n in range(1, 20)]
+    rest = [client.reserve(_request(f"h{n}")) for n in range(1, 20)]
     await asyncio.sleep(0)
     site.servicer.gate.set()
     answers = await asyncio.gather(first, *rest)
@@ -200,6 +198,16 @@ async def _try(client: StrictQuotaClient, hold_id: str) -> bool:
         return False
 
 
+async def test_a_service_that_ends_the_call_is_asked_in_another(site: Site) -> None:
+    client = site.make_client()
+    assert isinstance(await client.reserve(_request("h0")), Reserved)
+    site.servicer.kept_calls.end()
+    for number in range(1, 4):
+        assert isinstance(await client.reserve(_request(f"h{number}")), Reserved)
+    await _drain(site.outbox)
+    assert (await site.key_node()).held_nano_usd == 40
+
+
 async def test_an_answer_lost_on_the_way_is_asked_for_again_and_holds_once(site: Site) -> None:
     client = site.make_client()
     site.servicer.failure_count = 1
@@ -211,7 +219,7 @@ async def test_an_answer_lost_on_the_way_is_asked_for_again_and_holds_once(site:
 async def test_a_caller_that_goes_away_leaves_nothing_held(site: Site) -> None:
     client = site.make_client()
     site.servicer.gate.clear()
-    caller = asyncio.create_task(client.reserve(_request("h")))
+    caller = client.reserve(_request("h"))
     await eventually(lambda: site.servicer.batch_sizes == [1])
     caller.cancel()
     site.servicer.gate.set()

@@ -17,7 +17,7 @@ from farthing.kit.rpc.status import code_of
 from farthing.kit.telemetry import names
 from farthing.pricing import PriceBook
 from farthing.router.core.policy import BUILT_IN, parse_policy
-from farthing.router.pipeline import denial_error
+from farthing.router.refusals import denial_error
 
 _ROW = re.compile(r"^\| `([A-Z_]+)` \| ([A-Z_, ]+|–) \|", re.MULTILINE)
 

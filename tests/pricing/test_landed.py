@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -19,6 +19,7 @@ from farthing.pricing import (
     Usage,
     cap_lines,
     price_cache_hit,
+    price_total,
     price_usage,
     sum_lines,
 )
@@ -126,10 +127,20 @@ def test_each_line_is_its_exact_price_rounded_up_once(
     assert sum_lines(lines) == sum(line.amount_nano_usd for line in lines)
 
 
+@given(deployments, usages, links, links)
+def test_a_total_is_the_sum_of_its_lines(
+    deployment: Deployment, usage: Usage, up: int, down: int
+) -> None:
+    total = price_total(
+        deployment, usage, uplink_nano_usd_per_gb=up, downlink_nano_usd_per_gb=down
+    )
+    assert total == sum_lines(price(deployment, usage, up, down))
+
+
 _MORE = [
-    field.name
-    for field in fields(Usage)
-    if field.name not in ("energy_uj", "energy_estimated", "cached_input_token_count")
+    name
+    for name in Usage._fields
+    if name not in ("energy_uj", "energy_estimated", "cached_input_token_count")
 ]
 
 
@@ -137,7 +148,7 @@ _MORE = [
 def test_using_more_never_costs_less(
     deployment: Deployment, usage: Usage, up: int, down: int, name: str, more: int
 ) -> None:
-    greater = replace(usage, **{name: getattr(usage, name) + more})
+    greater = usage._replace(**{name: getattr(usage, name) + more})
     assert sum_lines(price(deployment, usage, up, down)) <= sum_lines(
         price(deployment, greater, up, down)
     )
@@ -148,7 +159,7 @@ def test_a_greater_energy_reading_never_costs_less(
     deployment: Deployment, usage: Usage, more: int
 ) -> None:
     assume(usage.energy_uj)
-    greater = replace(usage, energy_uj=usage.energy_uj + more)
+    greater = usage._replace(energy_uj=usage.energy_uj + more)
     assert sum_lines(price(deployment, usage)) <= sum_lines(price(deployment, greater))
 
 
@@ -156,7 +167,7 @@ def test_a_greater_energy_reading_never_costs_less(
 def test_a_cached_token_never_costs_more_than_a_fresh_one(
     deployment: Deployment, usage: Usage
 ) -> None:
-    cold = replace(usage, cached_input_token_count=0)
+    cold = usage._replace(cached_input_token_count=0)
     assert sum_lines(price(deployment, usage)) <= sum_lines(price(deployment, cold))
 
 
@@ -168,7 +179,7 @@ def test_two_attempts_cost_at_most_a_nano_a_line_more_than_one_of_both(
     apart = sum_lines(price(deployment, one, up, down)) + sum_lines(
         price(deployment, other, up, down)
     )
-    together = price(deployment, one + other, up, down)
+    together = price(deployment, one.plus(other), up, down)
     # Estimated energy is rounded up to a whole µJ in each attempt, besides its price.
     uj_nano_usd = -(-deployment.energy_nano_usd_per_kwh // _KWH_UJ)
     assert (
@@ -225,7 +236,7 @@ def test_energy_is_the_reading_where_there_is_one_and_else_an_estimate() -> None
     assert energy_of(deployment, Usage(compute_us=1_000_000)) == (25_000_000, True)
     read = Usage(compute_us=1_000_000, energy_uj=7)
     assert energy_of(deployment, read) == (7, False)
-    assert energy_of(deployment, replace(read, energy_estimated=True)) == (7, True)
+    assert energy_of(deployment, read._replace(energy_estimated=True)) == (7, True)
     assert energy_of(deployment, Usage(compute_us=1)) == (25, True)
     assert energy_of(replace(deployment, power_mw=1), Usage(compute_us=1)) == (1, True)
     (estimate,) = price(deployment, Usage(compute_us=3_600_000_000))
@@ -280,7 +291,7 @@ def test_a_cap_keeps_every_nano_either_kept_or_cut(
     assert len(kept) == len(lines)
     for line, before in zip(kept, lines, strict=True):
         assert 0 <= line.amount_nano_usd <= before.amount_nano_usd
-        assert replace(line, amount_nano_usd=before.amount_nano_usd) == before
+        assert line._replace(amount_nano_usd=before.amount_nano_usd) == before
     if cut:
         assert sum_lines(kept) == max(0, limit_nano_usd)
     else:
@@ -306,21 +317,15 @@ def test_usage_crosses_the_wire_unchanged(usage: Usage) -> None:
 
 
 def test_every_count_crosses_the_wire_by_its_own_name() -> None:
-    usage = Usage(
-        **{
-            field.name: number
-            for number, field in enumerate(fields(Usage), 1)
-            if field.name != "energy_estimated"
-        },
-        energy_estimated=True,
-    )
+    *counts, _ = Usage._fields
+    usage = Usage._make((*range(1, len(counts) + 1), True))
     message = encode_usage(usage)
-    for field in fields(Usage):
-        assert getattr(message, field.name) == getattr(usage, field.name)
+    for name in Usage._fields:
+        assert getattr(message, name) == getattr(usage, name)
     assert decode_usage(message) == usage
 
 
 @pytest.mark.parametrize("flag", [True, False])
 def test_a_sum_of_usage_is_an_estimate_if_a_part_is(flag: bool) -> None:
-    total = Usage(input_token_count=1, energy_estimated=flag) + Usage(input_token_count=2)
+    total = Usage(input_token_count=1, energy_estimated=flag).plus(Usage(input_token_count=2))
     assert total == Usage(input_token_count=3, energy_estimated=flag)

@@ -92,8 +92,7 @@ def test_quality_is_the_tasks_then_its_parents_then_overall_then_a_guess() -> No
 def worst_price(candidate: Candidate, token_count: int, compute_us: int) -> int:
     """What it costs when every byte is a token and every token 64 bytes."""
     assert candidate.deployment is not None
-    usage = replace(
-        candidate.worst_usage,
+    usage = candidate.worst_usage._replace(
         output_token_count=token_count,
         response_bytes=64 * token_count,
         compute_us=compute_us,

@@ -18,7 +18,7 @@ _GRACE_S = 30.0
 
 
 class DiscoveredChannel(grpc.aio.Channel):
-    """Unary requests only. Prefers instances of its own region that are not suspect; of two at random the one with
+    """Prefers instances of its own region that are not suspect; of two at random the one with
     fewer calls in flight (power of two choices). Stubs are made on it as on any channel.
     """
 
@@ -71,11 +71,21 @@ class DiscoveredChannel(grpc.aio.Channel):
             self, "unary_stream", (method, request_serializer, response_deserializer)
         )
 
-    def stream_unary(self, *args: Any, **kwargs: Any) -> Any:
-        """Client streaming is not part of our contracts. Stubs may ask for it, calls may not."""
-        return _refuse_stream
+    def stream_stream(  # type: ignore[override]
+        self,
+        method: str,
+        request_serializer: Callable[[Any], bytes] | None = None,
+        response_deserializer: Callable[[bytes], Any] | None = None,
+        _registered_method: bool | None = False,
+    ) -> _Method:
+        """See grpc.aio.Channel; and unary_stream. Its messages are written to the call."""
+        return _Method(
+            self, "stream_stream", (method, request_serializer, response_deserializer)
+        )
 
-    stream_stream = stream_unary
+    def stream_unary(self, *args: Any, **kwargs: Any) -> Any:
+        """Not part of our contracts. Stubs may ask for it, calls may not."""
+        return _refuse_stream
 
     async def close(self, grace: float | None = None) -> None:
         """Close every connection."""
@@ -149,17 +159,17 @@ class _Method:
     def __init__(self, owner: DiscoveredChannel, kind: str, spec: tuple[str, Any, Any]) -> None:
         self._owner, self._kind, self._spec = owner, kind, spec
 
-    def __call__(self, request: Any, **options: Any) -> Any:
+    def __call__(self, *request: Any, **options: Any) -> Any:
         target = self._owner.pick()
         name = self._spec[0]
         method = target.methods.get(name)
         if method is None:
             method = target.methods[name] = getattr(target.channel, self._kind)(*self._spec)
-        call = method(request, **options)
+        call = method(*request, **options)
         target.in_flight += 1
         call.add_done_callback(target.done)
         return call
 
 
 def _refuse_stream(*args: Any, **kwargs: Any) -> Any:
-    raise TypeError("a discovered channel carries unary requests only")
+    raise TypeError("a discovered channel carries no such call")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -71,10 +72,10 @@ class Denied:
 class QuotaClient(Protocol):
     """Holds money and settles it. Strict and leasing clients look the same to their users."""
 
-    async def reserve(self, request: ReserveRequest) -> Reserved | Denied:
-        """Hold money and rate over the key's whole chain of budgets, or learn why not.
+    def reserve(self, request: ReserveRequest) -> asyncio.Future[Reserved | Denied]:
+        """Begin to hold money and rate over the key's whole chain of budgets; the future says so, or why not.
 
-        Unavailable (QUOTA_UNREACHABLE) when nobody can tell: refuse the work then. A caller that is
+        Unavailable (QUOTA_UNREACHABLE) when nobody can tell: refuse the work then. A future that is
         cancelled leaves nothing held.
         """
         ...

@@ -1,4 +1,4 @@
-"""The strict quota client: every hold is asked of the service, in natural micro-batches; settlements go by outbox."""
+"""The strict quota client: every hold is asked of the service, over one kept call; settlements go by outbox."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import grpc
 
 from farthing.api.common.v1 import common_pb2
 from farthing.api.quota.v1 import quota_pb2, quota_pb2_grpc
-from farthing.clients.batching import MicroBatcher
+from farthing.clients.batch_stream import BatchStream, Waiting
 from farthing.clients.outbox import Entry, Outbox
 from farthing.clients.quota import DenialReason, Denied, Principal, Reserved, ReserveRequest
 from farthing.clients.wire import as_it_is, repeat_field_one
 from farthing.kit.errors import FarthingError, InvalidArgument, ResourceExhausted, Unavailable
-from farthing.kit.rpc.channel import batch_metadata, decode_error
+from farthing.kit.ids import new_span_id, new_trace_id
+from farthing.kit.rpc.channel import batch_metadata, decode_error, outgoing_metadata
+from farthing.kit.telemetry.spans import TraceContext
 
 SETTLE_KIND = "quota.settle"
 _HINT_COUNT = 4_096
@@ -25,6 +28,7 @@ _BATCH_COUNT = 512
 _RETRY_AFTER_MS = 1_000
 _RETRY_S = 0.02
 _SETTLE_TIMEOUT_S = 10.0
+_STREAM_S = 3_600.0
 _DIGEST_BYTES = 32
 _MIN_TTL_MS, _MAX_TTL_MS = 1_000, 3_600_000
 _FINAL = {
@@ -33,20 +37,20 @@ _FINAL = {
     quota_pb2.SETTLE_OUTCOME_OVER_HOLD: "more than was held",
 }
 _log = logging.getLogger(__name__)
+_Waiting = Waiting[ReserveRequest, Reserved | Denied]
 
 
 class StrictQuotaClient:
     """Implements QuotaClient against the quota service behind `channel`.
 
-    Fails closed: a call without an answer in `deadline_ms` is Unavailable (QUOTA_UNREACHABLE); a request waits for the
-    call before its own at most, so for twice that. Takes charge of
+    Fails closed: a reserve without an answer in `deadline_ms` is Unavailable (QUOTA_UNREACHABLE). Takes charge of
     outbox entries of kind "quota.settle", those left by an earlier process too.
     """
 
     def __init__(
         self, channel: grpc.aio.Channel, outbox: Outbox, *, deadline_ms: int = 1_000
     ) -> None:
-        self._stub = quota_pb2_grpc.QuotaServiceStub(channel)
+        self._stub: Any = quota_pb2_grpc.QuotaServiceStub(channel)
         self._settle = channel.unary_unary(
             "/farthing.api.quota.v1.QuotaService/BatchSettle",
             request_serializer=as_it_is,
@@ -57,23 +61,25 @@ class StrictQuotaClient:
         self._hints: OrderedDict[bytes, Principal] = OrderedDict()
         # Holds that may or may not have been made: the call failed after it left.
         self._doubts: dict[str, None] = {}
-        self._batcher = MicroBatcher(
-            self._reserve, max_batch_count=_BATCH_COUNT, on_abandoned=self._give_back
+        self._stream: BatchStream[ReserveRequest, Reserved | Denied] = BatchStream(
+            self._open_stream,
+            encode=_encode_stream,
+            decode=self._take_answers,
+            deadline_s=self._deadline_s,
+            on_lost=self._recover,
+            on_abandoned=self._give_back,
+            max_batch_count=_BATCH_COUNT,
         )
+        self._recoveries: set[asyncio.Task[None]] = set()
         outbox.attach(SETTLE_KIND, self._deliver)
 
-    async def reserve(self, request: ReserveRequest) -> Reserved | Denied:
+    def reserve(self, request: ReserveRequest) -> asyncio.Future[Reserved | Denied]:
         """See QuotaClient. InvalidArgument before anything leaves.
 
         After QUOTA_UNREACHABLE ask again under a new hold id: what the old one may hold is given back.
         """
         _check(request)
-        answer = await self._batcher.submit(request)
-        if isinstance(answer, Reserved):
-            self._remember(request.key_digest, answer.principal)
-        elif answer.reason in (DenialReason.KEY_UNKNOWN, DenialReason.KEY_INACTIVE):
-            self._hints.pop(request.key_digest, None)
-        return answer
+        return self._stream.submit(request)
 
     def settle(self, hold_id: str, amount_nano_usd: int, token_count: int) -> None:
         """See QuotaClient."""
@@ -89,7 +95,7 @@ class StrictQuotaClient:
                 quota_pb2.AuthenticateRequest(key_digest=key_digest), timeout=self._deadline_s
             )
         except (grpc.aio.AioRpcError, FarthingError) as error:
-            raise _translate(error) from error
+            raise _unreachable(error) from error
         if not response.HasField("principal"):
             self._hints.pop(key_digest, None)
             return None
@@ -103,51 +109,78 @@ class StrictQuotaClient:
 
     async def close(self) -> None:
         """Fail what waits. The outbox and the channel are closed by whoever opened them."""
-        await self._batcher.close()
+        await self._stream.close()
+        for task in self._recoveries:
+            task.cancel()
+        await asyncio.gather(*self._recoveries, return_exceptions=True)
 
-    async def _reserve(self, requests: Sequence[ReserveRequest]) -> list[Reserved | Denied]:
-        message = quota_pb2.BatchReserveRequest()
-        for item in requests:
-            message.reservations.add(
-                hold_id=item.hold_id,
-                key_digest=item.key_digest,
-                amount_nano_usd=item.amount_nano_usd,
-                min_amount_nano_usd=item.min_amount_nano_usd,
-                token_count=item.token_count,
-                ttl_ms=item.ttl_ms,
-                traceparent=item.traceparent,
-            )
+    def _open_stream(self) -> Any:
+        # A call of an hour belongs to no request's trace, and is none of its own; its messages name their traces.
+        unrecorded = TraceContext(new_trace_id(), new_span_id(), False)
+        return self._stub.StreamReserve(
+            timeout=_STREAM_S, metadata=outgoing_metadata(unrecorded)
+        )
+
+    def _take_answers(
+        self,
+        requests: Sequence[ReserveRequest],
+        response: quota_pb2.StreamReserveResponse | quota_pb2.BatchReserveResponse,
+    ) -> list[Reserved | Denied]:
+        answers = [_read_answer(result) for result in response.results]
+        for request, answer in zip(requests, answers, strict=False):
+            if isinstance(answer, Reserved):
+                self._remember(request.key_digest, answer.principal)
+            elif answer.reason in (DenialReason.KEY_UNKNOWN, DenialReason.KEY_INACTIVE):
+                self._hints.pop(request.key_digest, None)
+        if self._doubts:
+            for request in requests:
+                self._doubts.pop(request.hold_id, None)
+            self._resolve_doubts()
+        return answers
+
+    def _recover(self, lost: Sequence[_Waiting], loss: FarthingError) -> None:
+        """The kept call is gone: a restart or a moved instance is soon over, so ask once more, by a call of its own."""
+        for one in lost[: _DOUBT_COUNT - len(self._doubts)]:
+            self._doubts[one.item.hold_id] = None
+        left_s = min(one.deadline for one in lost) - asyncio.get_running_loop().time()
+        if (
+            not isinstance(loss, Unavailable)
+            or loss.reason == "CLIENT_CLOSED"
+            or left_s <= _RETRY_S
+        ):
+            _fail(lost, _unreachable(loss))
+            return
+        waiting = [one for one in lost if not one.waiter.done()]
+        for start in range(0, len(waiting), _BATCH_COUNT):
+            asked = self._ask_again(waiting[start : start + _BATCH_COUNT], left_s)
+            task = asyncio.ensure_future(asked)
+            self._recoveries.add(task)
+            task.add_done_callback(self._recoveries.discard)
+
+    async def _ask_again(self, waiting: Sequence[_Waiting], left_s: float) -> None:
+        requests = [one.item for one in waiting]
         try:
-            response = await self._call(message)
+            await asyncio.sleep(_RETRY_S)
+            response = await self._stub.BatchReserve(
+                _encode_batch(requests),
+                timeout=left_s - _RETRY_S,
+                metadata=batch_metadata(requests[0].traceparent),
+            )
+            answers = self._take_answers(requests, response)
+        except (grpc.aio.AioRpcError, FarthingError) as error:
+            _fail(waiting, _unreachable(error))
         except BaseException:
-            for item in requests[: _DOUBT_COUNT - len(self._doubts)]:
-                self._doubts[item.hold_id] = None
-            raise
-        for item in requests:
-            self._doubts.pop(item.hold_id, None)
-        self._resolve_doubts()
-        return [_read_answer(result) for result in response.results]
-
-    async def _call(
-        self, message: quota_pb2.BatchReserveRequest
-    ) -> quota_pb2.BatchReserveResponse:
-        deadline = asyncio.get_running_loop().time() + self._deadline_s
-        metadata = batch_metadata(message.reservations[0].traceparent)
-        try:
-            return await self._stub.BatchReserve(
-                message, timeout=self._deadline_s, metadata=metadata
+            _fail(
+                waiting,
+                _unreachable(Unavailable("the client is closed", reason="CLIENT_CLOSED")),
             )
-        except (grpc.aio.AioRpcError, FarthingError) as error:
-            first = _translate(error)
-        left_s = deadline - asyncio.get_running_loop().time() - _RETRY_S
-        if not isinstance(first, Unavailable) or left_s <= 0:
-            raise first
-        # Once more: the call is idempotent, and a restart or a moved instance is soon over.
-        await asyncio.sleep(_RETRY_S)
-        try:
-            return await self._stub.BatchReserve(message, timeout=left_s, metadata=metadata)
-        except (grpc.aio.AioRpcError, FarthingError) as error:
-            raise _translate(error) from error
+            raise
+        else:
+            for one, answer in zip(waiting, answers, strict=True):
+                if not one.waiter.done():
+                    one.waiter.set_result(answer)
+                else:
+                    self._give_back(one.item, answer)
 
     def _resolve_doubts(self) -> None:
         """Give back what a failed call may have held, now that the service answers again."""
@@ -170,7 +203,7 @@ class StrictQuotaClient:
                 message, timeout=_SETTLE_TIMEOUT_S
             )
         except (grpc.aio.AioRpcError, FarthingError) as error:
-            raise _translate(error) from error
+            raise _unreachable(error) from error
         refused = {}
         for entry, result in zip(entries, response.results, strict=True):
             if result.outcome in _FINAL:
@@ -231,17 +264,39 @@ def _read_principal(message: common_pb2.Principal) -> Principal:
     )
 
 
-def _translate(error: grpc.aio.AioRpcError | FarthingError) -> FarthingError:
+def _unreachable(error: grpc.aio.AioRpcError | FarthingError) -> FarthingError:
     domain = decode_error(error) if isinstance(error, grpc.aio.AioRpcError) else error
     if isinstance(domain, InvalidArgument):
         return domain
-    return _unreachable(domain.message, cause=domain.reason)
-
-
-def _unreachable(why: str, *, cause: str = "DEADLINE") -> FarthingError:
     return Unavailable(
-        f"the quota service cannot be asked: {why}; nothing is served without it",
+        f"the quota service cannot be asked: {domain.message}; nothing is served without it",
         reason="QUOTA_UNREACHABLE",
-        metadata={"cause": cause},
+        metadata={"cause": domain.reason},
         retry_after_ms=_RETRY_AFTER_MS,
+    )
+
+
+def _fail(waiting: Sequence[_Waiting], error: FarthingError) -> None:
+    for one in waiting:
+        if not one.waiter.done():
+            one.waiter.set_exception(error)
+
+
+def _encode_stream(requests: Sequence[ReserveRequest]) -> quota_pb2.StreamReserveRequest:
+    return quota_pb2.StreamReserveRequest(reservations=map(_encode_reservation, requests))
+
+
+def _encode_batch(requests: Sequence[ReserveRequest]) -> quota_pb2.BatchReserveRequest:
+    return quota_pb2.BatchReserveRequest(reservations=map(_encode_reservation, requests))
+
+
+def _encode_reservation(request: ReserveRequest) -> quota_pb2.Reservation:
+    return quota_pb2.Reservation(
+        hold_id=request.hold_id,
+        key_digest=request.key_digest,
+        amount_nano_usd=request.amount_nano_usd,
+        min_amount_nano_usd=request.min_amount_nano_usd,
+        token_count=request.token_count,
+        ttl_ms=request.ttl_ms,
+        traceparent=request.traceparent,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from farthing.pricing.book import Deployment, PriceBook, PriceBookError
-from farthing.pricing.landed import price_cache_hit, price_usage
+from farthing.pricing.landed import price_cache_hit, price_total, price_usage
 from farthing.pricing.lines import CostKind, CostLine, CostUnit, Usage, cap_lines, sum_lines
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Usage",
     "cap_lines",
     "price_cache_hit",
+    "price_total",
     "price_usage",
     "sum_lines",
 ]

@@ -9,7 +9,7 @@ from farthing.kit.money import (
     price_per_kwh,
     price_per_million,
 )
-from farthing.pricing.book import Deployment, PriceBook
+from farthing.pricing.book import Deployment, PriceBook, TokenPrice
 from farthing.pricing.lines import CostKind, CostLine, CostUnit, Usage
 
 _BYTES_PER_GB = 1_000_000_000
@@ -29,29 +29,49 @@ def price_usage(
     """
     lines = []
     if deployment.tokens is not None:
-        lines.append(_price_tokens(deployment, usage))
-    if deployment.compute_nano_usd_per_hour:
-        amount = price_per_hour(
-            usage.compute_us,
-            deployment.compute_nano_usd_per_hour,
-            utilisation_percent=deployment.utilisation_percent,
+        lines.append(
+            CostLine(
+                CostKind.TOKENS,
+                _price_tokens(deployment.tokens, usage),
+                usage.input_token_count + usage.output_token_count,
+                CostUnit.TOKENS,
+            )
         )
+    if deployment.compute_nano_usd_per_hour:
+        amount = _price_compute(deployment, usage)
         lines.append(CostLine(CostKind.COMPUTE, amount, usage.compute_us, CostUnit.US))
     energy_uj, estimated = energy_of(deployment, usage)
     if energy_uj and deployment.energy_nano_usd_per_kwh:
         amount = price_per_kwh(energy_uj, deployment.energy_nano_usd_per_kwh)
         lines.append(CostLine(CostKind.ENERGY, amount, energy_uj, CostUnit.UJ, estimated))
     if uplink_nano_usd_per_gb or downlink_nano_usd_per_gb:
-        priced = (
-            usage.request_bytes * uplink_nano_usd_per_gb
-            + usage.response_bytes * downlink_nano_usd_per_gb
-        )
         carried = (usage.request_bytes if uplink_nano_usd_per_gb else 0) + (
             usage.response_bytes if downlink_nano_usd_per_gb else 0
         )
-        amount = NanoUsd(ceil_div(priced, _BYTES_PER_GB))
+        amount = _price_egress(usage, uplink_nano_usd_per_gb, downlink_nano_usd_per_gb)
         lines.append(CostLine(CostKind.EGRESS, amount, carried, CostUnit.BYTES))
     return tuple(lines)
+
+
+def price_total(
+    deployment: Deployment,
+    usage: Usage,
+    *,
+    uplink_nano_usd_per_gb: int,
+    downlink_nano_usd_per_gb: int,
+) -> NanoUsd:
+    """The sum of `price_usage`, without making the lines."""
+    total = 0
+    if deployment.tokens is not None:
+        total += _price_tokens(deployment.tokens, usage)
+    if deployment.compute_nano_usd_per_hour:
+        total += _price_compute(deployment, usage)
+    if deployment.energy_nano_usd_per_kwh:
+        energy_uj, _ = energy_of(deployment, usage)
+        total += price_per_kwh(energy_uj, deployment.energy_nano_usd_per_kwh)
+    if uplink_nano_usd_per_gb or downlink_nano_usd_per_gb:
+        total += _price_egress(usage, uplink_nano_usd_per_gb, downlink_nano_usd_per_gb)
+    return NanoUsd(total)
 
 
 def price_cache_hit(book: PriceBook) -> tuple[CostLine, ...]:
@@ -72,9 +92,7 @@ def carbon_of(deployment: Deployment, energy_uj: int) -> int:
     return ceil_div(energy_uj * deployment.carbon_mg_per_kwh * 1_000_000, 3_600_000_000_000)
 
 
-def _price_tokens(deployment: Deployment, usage: Usage) -> CostLine:
-    price = deployment.tokens
-    assert price is not None
+def _price_tokens(price: TokenPrice, usage: Usage) -> NanoUsd:
     fresh = usage.input_token_count - usage.cached_input_token_count
     # One line: sum first, round once.
     millionths = (
@@ -82,5 +100,22 @@ def _price_tokens(deployment: Deployment, usage: Usage) -> CostLine:
         + usage.cached_input_token_count * price.cached_input_nano_usd_per_million
         + usage.output_token_count * price.output_nano_usd_per_million
     )
-    count = usage.input_token_count + usage.output_token_count
-    return CostLine(CostKind.TOKENS, price_per_million(millionths, 1), count, CostUnit.TOKENS)
+    return price_per_million(millionths, 1)
+
+
+def _price_compute(deployment: Deployment, usage: Usage) -> NanoUsd:
+    return price_per_hour(
+        usage.compute_us,
+        deployment.compute_nano_usd_per_hour,
+        utilisation_percent=deployment.utilisation_percent,
+    )
+
+
+def _price_egress(
+    usage: Usage, uplink_nano_usd_per_gb: int, downlink_nano_usd_per_gb: int
+) -> NanoUsd:
+    priced = (
+        usage.request_bytes * uplink_nano_usd_per_gb
+        + usage.response_bytes * downlink_nano_usd_per_gb
+    )
+    return NanoUsd(ceil_div(priced, _BYTES_PER_GB))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 from farthing.kit.money import NanoUsd
 
@@ -29,8 +29,7 @@ class CostUnit(enum.StrEnum):
     COUNT = "count"
 
 
-@dataclass(frozen=True, slots=True)
-class CostLine:
+class CostLine(NamedTuple):
     """One priced line. `estimated` is true when quantity or price is an estimate."""
 
     kind: CostKind
@@ -40,8 +39,7 @@ class CostLine:
     estimated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """What one attempt used. Counts include their sub-counts; see common.proto."""
 
     input_token_count: int = 0
@@ -57,13 +55,10 @@ class Usage:
     energy_uj: int = 0
     energy_estimated: bool = False
 
-    def __add__(self, other: Usage) -> Usage:
-        sums = {
-            field.name: getattr(self, field.name) + getattr(other, field.name)
-            for field in fields(self)
-            if field.name != "energy_estimated"
-        }
-        return Usage(**sums, energy_estimated=self.energy_estimated or other.energy_estimated)
+    def plus(self, other: Usage) -> Usage:
+        """Both together."""
+        counts = map(int.__add__, self[:-1], other[:-1])
+        return Usage._make((*counts, self.energy_estimated or other.energy_estimated))
 
 
 def sum_lines(lines: Iterable[CostLine]) -> NanoUsd:
@@ -79,8 +74,7 @@ def merge_lines(lines: Iterable[CostLine]) -> tuple[CostLine, ...]:
         merged[line.kind] = (
             line
             if earlier is None
-            else replace(
-                earlier,
+            else earlier._replace(
                 amount_nano_usd=NanoUsd(earlier.amount_nano_usd + line.amount_nano_usd),
                 quantity=earlier.quantity + line.quantity,
                 estimated=earlier.estimated or line.estimated,
@@ -106,6 +100,6 @@ def cap_lines(
         kept.append(
             line
             if amount == line.amount_nano_usd
-            else replace(line, amount_nano_usd=NanoUsd(amount))
+            else line._replace(amount_nano_usd=NanoUsd(amount))
         )
     return tuple(kept), NanoUsd(cut)

@@ -31,15 +31,17 @@ async def serve(settings: QuotaSettings, process: ServiceProcess) -> None:
         )
     metrics = QuotaMetrics(process.metrics)
     server = process.server()
+    servicer = QuotaServicer(
+        store,
+        clock=clock,
+        metrics=metrics,
+        make_id=new_id,
+        make_entropy=secrets.token_bytes,
+    )
     server.add(
         quota_pb2_grpc.add_QuotaServiceServicer_to_server,
-        QuotaServicer(
-            store,
-            clock=clock,
-            metrics=metrics,
-            make_id=new_id,
-            make_entropy=secrets.token_bytes,
-        ),
+        servicer,
+        end_streams=servicer.kept_calls.end,
     )
     sweeper = asyncio.create_task(sweep(store, settings, clock=clock, metrics=metrics))
     try:

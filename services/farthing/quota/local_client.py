@@ -19,8 +19,13 @@ class LocalQuotaClient:
         self._hints: dict[bytes, client.Principal] = {}
         self._settling: set[asyncio.Task[object]] = set()
 
-    async def reserve(self, request: client.ReserveRequest) -> client.Reserved | client.Denied:
+    def reserve(
+        self, request: client.ReserveRequest
+    ) -> asyncio.Future[client.Reserved | client.Denied]:
         """See QuotaClient."""
+        return asyncio.ensure_future(self._reserve(request))
+
+    async def _reserve(self, request: client.ReserveRequest) -> client.Reserved | client.Denied:
         wish = Wish(
             request.hold_id,
             request.key_digest,

@@ -12,6 +12,7 @@ from farthing.api.quota.v1 import quota_pb2, quota_pb2_grpc
 from farthing.kit.clock import Clock
 from farthing.kit.errors import NotFound, PermissionDenied, Unauthenticated
 from farthing.kit.rpc import context as call_context
+from farthing.kit.rpc.kept_calls import KeptCalls
 from farthing.quota import wire
 from farthing.quota.core.holds import End, Settled, SettleOutcome
 from farthing.quota.core.keys import (
@@ -43,11 +44,26 @@ class QuotaServicer(quota_pb2_grpc.QuotaServiceServicer):
     ) -> None:
         self._store, self._clock, self._metrics = store, clock, metrics
         self._make_id, self._make_entropy = make_id, make_entropy
+        self.kept_calls = KeptCalls()
 
     async def BatchReserve(
         self, request: quota_pb2.BatchReserveRequest, context: _Context
     ) -> quota_pb2.BatchReserveResponse:
         """See quota.proto."""
+        response = quota_pb2.BatchReserveResponse()
+        await self._reserve(request, response)
+        return response
+
+    async def StreamReserve(  # type: ignore[override]  # writes its answers itself
+        self, requests: object, context: _Context
+    ) -> None:
+        """See quota.proto."""
+        while (request := await self.kept_calls.next(context)) is not None:
+            response = quota_pb2.StreamReserveResponse()
+            await self._reserve(request, response)
+            await context.write(response)
+
+    async def _reserve(self, request: wire.Reservations, response: wire.Results) -> None:
         wishes = wire.read_wishes(request)
         spans = call_context.current().start_items(
             item.traceparent for item in request.reservations
@@ -58,10 +74,8 @@ class QuotaServicer(quota_pb2_grpc.QuotaServiceServicer):
             for span in spans:
                 span.end()
         self._metrics.answered(answers)
-        response = quota_pb2.BatchReserveResponse()
         for answer in answers:
             wire.write_answer(answer, response.results.add())
-        return response
 
     async def BatchSettle(
         self, request: quota_pb2.BatchSettleRequest, context: _Context

@@ -1,4 +1,4 @@
-"""Quota's books in SQLite: decided in memory, written in groups by one thread, answered once committed."""
+"""Quota's books in SQLite: decided in memory, written in groups, answered once committed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from farthing.kit.errors import FailedPrecondition
+from farthing.kit.sqlite_group import Writer
+from farthing.kit.sqlite_inline import InlineSqliteWriter
 from farthing.kit.sqlite_writer import SqliteWriter, Synchronous
 from farthing.quota import sqlite_rows as rows
 from farthing.quota.core import transitions
@@ -23,7 +25,7 @@ Result = TypeVar("Result")
 _SALT_BYTES = 32
 # Counts per minute reach this far back.
 _RATE_MS = 62_000
-_PRUNE_COUNT = 5_000
+_PRUNE_COUNT = 200
 
 
 class _FiledBooks(Books):
@@ -95,8 +97,13 @@ class SqliteQuotaStore:
 
     def __init__(self, path: Path, *, now_ms: int, synchronous: Synchronous = "normal") -> None:
         self._session = _Session(now_ms)
-        self._writer = SqliteWriter(
-            path, schema=rows.SCHEMA, synchronous=synchronous, session=self._session
+        # Jobs here are short, and whoever reserves waits for them.
+        self._writer: Writer = (
+            InlineSqliteWriter(path, schema=rows.SCHEMA, session=self._session)
+            if synchronous == "normal"
+            else SqliteWriter(
+                path, schema=rows.SCHEMA, synchronous=synchronous, session=self._session
+            )
         )
 
     async def open(self) -> None:

@@ -17,9 +17,11 @@ DIGEST_BYTES = 32
 _MAX_HOLD_ID_CHARS = 128
 _MIN_TTL_MS, _MAX_TTL_MS = 1_000, 3_600_000
 _MAX_NAME_CHARS = 64
+Reservations = quota_pb2.BatchReserveRequest | quota_pb2.StreamReserveRequest
+Results = quota_pb2.BatchReserveResponse | quota_pb2.StreamReserveResponse
 
 
-def read_wishes(request: quota_pb2.BatchReserveRequest) -> list[Wish]:
+def read_wishes(request: Reservations) -> list[Wish]:
     """Check and decode reservations. InvalidArgument naming the field and its place."""
     _require_count(len(request.reservations), "reservations")
     return [

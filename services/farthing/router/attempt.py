@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import grpc
@@ -89,29 +89,18 @@ async def run_attempt(
     attempt: Attempt,
     pool: InstancePool,
     checked: CheckedRequest,
+    pass_on: Callable[[inference_pb2.Delta], Awaitable[None]],
     *,
     tenant_id: str,
     timeout_s: float,
     stream: bool,
     coalesce_ms: int,
-) -> AsyncGenerator[inference_pb2.Delta]:
-    """Yield deltas; afterwards `attempt` holds completion or error. Raises only what is not the engine's doing."""
-    candidate = attempt.candidate
-    limits = limits_within(candidate, attempt.hold_nano_usd)
-    request = inference_pb2.GenerateRequest(
-        request_id=checked.request_id,
-        model=candidate.model.name,
-        input=checked.input,
-        priority=checked.priority,
-        compute_limit_us=limits.compute_us,
-        tenant_id=tenant_id,
-        coalesce_ms=coalesce_ms,
-    )
-    if limits.max_tokens < checked.features.max_tokens:
-        attempt.cut_at_tokens = request.input.max_tokens = limits.max_tokens
+) -> None:
+    """Pass deltas on; afterwards `attempt` holds completion or error. Raises only what is not the engine's doing."""
+    request = _request_for(attempt, checked, tenant_id=tenant_id, coalesce_ms=coalesce_ms)
     metadata = outgoing_metadata(attempt.span.context)
     try:
-        with pool.lease(candidate.instance.instance_id) as lease:
+        with pool.lease(attempt.candidate.instance.instance_id) as lease:
             try:
                 if stream:
                     call = lease.stub.Generate(request, timeout=timeout_s, metadata=metadata)
@@ -119,7 +108,7 @@ async def run_attempt(
                         async for event in call:
                             if event.HasField("delta"):
                                 _note(attempt, event.delta)
-                                yield event.delta
+                                await pass_on(event.delta)
                             else:
                                 attempt.completion = event.completion
                     finally:
@@ -137,7 +126,7 @@ async def run_attempt(
                     )
                     _note(attempt, delta)
                     attempt.completion = answer.completion
-                    yield delta
+                    await pass_on(delta)
             except grpc.aio.AioRpcError as error:
                 attempt.error = decode_error(error)
                 if isinstance(attempt.error, _OWN_FAULT):
@@ -152,6 +141,25 @@ async def run_attempt(
                     lease.succeeded()
     except errors.Unavailable as error:  # the instance left between decision and call
         attempt.error = error
+
+
+def _request_for(
+    attempt: Attempt, checked: CheckedRequest, *, tenant_id: str, coalesce_ms: int
+) -> inference_pb2.GenerateRequest:
+    candidate = attempt.candidate
+    limits = limits_within(candidate, attempt.hold_nano_usd)
+    request = inference_pb2.GenerateRequest(
+        request_id=checked.request_id,
+        model=candidate.model.name,
+        input=checked.input,
+        priority=checked.priority,
+        compute_limit_us=limits.compute_us,
+        tenant_id=tenant_id,
+        coalesce_ms=coalesce_ms,
+    )
+    if limits.max_tokens < checked.features.max_tokens:
+        attempt.cut_at_tokens = request.input.max_tokens = limits.max_tokens
+    return request
 
 
 def finish_reason_of(attempt: Attempt) -> common_pb2.FinishReason:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
-from types import TracebackType
+from collections.abc import Awaitable, Callable
 
 from farthing.api.cache.v1 import cache_pb2
 from farthing.api.common.v1 import common_pb2
@@ -34,8 +33,13 @@ _OUTCOME = {
 }
 
 
+Event = router_pb2.GenerateResponse
+Send = Callable[[Event], Awaitable[None]]
+"""Takes one event of an answer; returns when the next one may come."""
+
+
 class Exchange:
-    """Use as a context manager: leaving it, however, settles the hold at the sum of the charges made."""
+    """Close it however the request ends: that settles the hold at the sum of the charges made."""
 
     def __init__(
         self,
@@ -43,6 +47,7 @@ class Exchange:
         call: CallContext,
         hold_id: str,
         grant: Reserved,
+        send: Send,
         *,
         biller: Biller,
         quota: QuotaClient,
@@ -50,7 +55,7 @@ class Exchange:
         region: str,
     ) -> None:
         self.checked, self._call, self._hold_id, self._grant = checked, call, hold_id, grant
-        self._biller, self._quota, self._recorder = biller, quota, recorder
+        self._send, self._biller, self._quota, self._recorder = send, biller, quota, recorder
         self._region, self._settled, self._model_digest = region, False, ""
         self._decision_id = new_id("decision")
         self._started = time.monotonic()
@@ -81,23 +86,9 @@ class Exchange:
         """What of the hold is not charged yet."""
         return self._limit_nano_usd - sum_charges(self._charges)
 
-    @property
-    def attempt(self) -> Attempt:
-        """The attempt that was begun last."""
-        assert self._attempt is not None
-        return self._attempt
-
-    async def __aenter__(self) -> Exchange:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Charge an attempt that was left in the middle as waste, and settle. Does not wait: callers may be cancelled."""
         if self._attempt is not None:
-            # Left in the middle: the client went away or its time was over. What was used is charged as waste.
             charge = self._close_attempt(ledger_pb2.WASTE_CANCELLED)
             if charge is not None:
                 self._biller.record(charge)
@@ -114,8 +105,8 @@ class Exchange:
             self._usage.input_token_count + self._usage.output_token_count,
         )
 
-    def begin(self, decision: Decision, *, stream: bool) -> router_pb2.Decision:
-        """Start an attempt on the decision's choice; returns the decision for the client."""
+    async def begin(self, decision: Decision, *, stream: bool) -> Attempt:
+        """Start an attempt on the decision's choice and tell the client of the decision."""
         chosen = decision.chosen
         assert chosen is not None
         self._price_version = decision.price_version
@@ -127,7 +118,7 @@ class Exchange:
             names.KIND_CLIENT,
             self._call.trace,
         )
-        self._attempt = Attempt(
+        self._attempt = attempt = Attempt(
             chosen,
             span,
             self.left_nano_usd,
@@ -141,22 +132,26 @@ class Exchange:
                 self._call.span.event(
                     names.EVENT_FAILOVER, {names.DECISION_REASON: decision.reason}
                 )
-        return encode_decision(decision, self._decision_id, self._grant.granted_nano_usd)
+        told = encode_decision(decision, self._decision_id, self._grant.granted_nano_usd)
+        await self._send(Event(decision=told))
+        return attempt
 
-    def note(self, delta: inference_pb2.Delta) -> None:
-        """Remember a delta of the attempt begun."""
+    async def pass_on(self, delta: inference_pb2.Delta) -> None:
+        """Remember a delta of the attempt begun and send it to the client."""
         if not self._first_token_s:
             self._first_token_s = time.monotonic() - self._started
         self._texts.append(delta.text)
         if delta.logprobs:
             self._logprobs.extend(delta.logprobs)
+        await self._send(Event(delta=delta))
 
     async def end_attempt(self) -> FarthingError | None:
-        """Price, charge and durably record the attempt.
+        """Price, charge and durably record the attempt; then, unless another one follows, send the result.
 
         Returns its error when nothing of it reached the client; an answer that broke off ends with reason ERROR.
         """
-        attempt = self.attempt
+        attempt = self._attempt
+        assert attempt is not None
         error = attempt.error
         self._finish_reason = finish_reason_of(attempt)
         waste = ledger_pb2.WASTE_FAILED if error is not None else ledger_pb2.WASTE_UNSPECIFIED
@@ -165,14 +160,15 @@ class Exchange:
             self._settle()
         if charge is not None:
             await self._biller.record_durable(charge)
-        if error is not None and attempt.token_count:
-            return None
-        self.last_error = error
-        return error
+        if error is not None and not attempt.token_count:
+            self.last_error = error
+            return error
+        await self._send(Event(result=self._result()))
+        return None
 
     async def answer_from_cache(
         self, hit: CacheHit, decision: Decision, book: PriceBook
-    ) -> AsyncGenerator[router_pb2.GenerateResponse]:
+    ) -> None:
         """Give a cached answer again at the price of a lookup."""
         answer = hit.answer
         lines = price_cache_hit(book)
@@ -193,26 +189,24 @@ class Exchange:
         await self._biller.record_durable(charge)
         if self._call.span.recording:
             self._describe(decision)
-        yield router_pb2.GenerateResponse(
-            decision=encode_cache_decision(
-                decision,
-                self._decision_id,
-                self._grant.granted_nano_usd,
-                model=answer.model,
-                region=answer.region,
-                lines=lines,
-                cost_nano_usd=sum_lines(lines),
-            )
+        told = encode_cache_decision(
+            decision,
+            self._decision_id,
+            self._grant.granted_nano_usd,
+            model=answer.model,
+            region=answer.region,
+            lines=lines,
+            cost_nano_usd=sum_lines(lines),
         )
+        await self._send(Event(decision=told))
         self._first_token_s = time.monotonic() - self._started
-        yield router_pb2.GenerateResponse(
-            delta=inference_pb2.Delta(
-                text=answer.text,
-                token_count=answer.usage.output_token_count,
-                logprobs=answer.logprobs,
-            )
+        delta = inference_pb2.Delta(
+            text=answer.text,
+            token_count=answer.usage.output_token_count,
+            logprobs=answer.logprobs,
         )
-        yield router_pb2.GenerateResponse(result=self.result())
+        await self._send(Event(delta=delta))
+        await self._send(Event(result=self._result()))
 
     @property
     def outcome(self) -> tuple[str, str]:
@@ -220,7 +214,7 @@ class Exchange:
         reason = REASON_NAME[self._finish_reason]
         return (self._charges[-1].service if self._charges else "", reason)
 
-    def result(self) -> router_pb2.Result:
+    def _result(self) -> router_pb2.Result:
         """What the request cost, all attempts together."""
         if len(self._charges) == 1:
             usage, lines = self._charges[0].usage, list(self._charges[0].cost_lines)
@@ -260,7 +254,8 @@ class Exchange:
         )
 
     def _close_attempt(self, waste: ledger_pb2.Waste) -> ledger_pb2.Charge | None:
-        attempt, self._attempt = self.attempt, None
+        attempt, self._attempt = self._attempt, None
+        assert attempt is not None
         candidate = attempt.candidate
         instance, deployment = candidate.instance, candidate.deployment
         assert deployment is not None
@@ -305,7 +300,7 @@ class Exchange:
         )
         self._charges.append(charge)
         self._lines.extend(lines)
-        self._usage = self._usage + work.usage if len(self._charges) > 1 else work.usage
+        self._usage = self._usage.plus(work.usage) if len(self._charges) > 1 else work.usage
         return charge
 
     def _describe(self, decision: Decision) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable
 
 from farthing.api.router.v1 import router_pb2
 from farthing.kit.clock import Clock
 from farthing.kit.errors import Aborted, AlreadyExists
+from farthing.router.exchange import Event, Send
 
 KEEP_S = 600.0
 _MOST_BYTES = 4 * 1024 * 1024
@@ -17,7 +17,7 @@ _ENTRY_OVERHEAD_BYTES = 1024
 
 
 class ReplayLog:
-    """Answers of the last ten minutes by (API key, request id), bounded in bytes; the oldest go first."""
+    """Answers of the last ten minutes by (API key digest, request id), bounded in bytes; the oldest go first."""
 
     def __init__(self, clock: Clock, *, most_bytes: int = _MOST_BYTES) -> None:
         self._clock, self._most_bytes, self._size = clock, most_bytes, 0
@@ -26,36 +26,36 @@ class ReplayLog:
 
     async def play(
         self,
-        key_digest: bytes,
-        request_id: str,
+        key: tuple[bytes, str],
         fingerprint: bytes,
-        events: AsyncGenerator[router_pb2.GenerateResponse],
-    ) -> AsyncGenerator[router_pb2.GenerateResponse]:
-        """Pass `events` on and keep them, or close them unused and give what was kept.
+        run: Callable[[Send], Awaitable[None]],
+        send: Send,
+    ) -> None:
+        """Have `run` send its events on and keep them; or, if `key` has been seen, send what was kept.
 
         AlreadyExists when `fingerprint`, the request's content, is another than the first time. Aborted when the
         first call failed while the second waited for it: try again with the same id.
         """
-        key = (key_digest, request_id)
         self._expire()
         known = self._entries.get(key)
         if known is not None:
-            await events.aclose()
             if known.fingerprint != fingerprint:
                 raise AlreadyExists(
-                    f"request_id {request_id} was used for another request; take a new one",
+                    f"request_id {key[1]} was used for another request; take a new one",
                     reason="REQUEST_ID_REUSED",
-                    metadata={"request_id": request_id},
+                    metadata={"request_id": key[1]},
                 )
             for event in await known.wait():
-                yield event
+                await send(event)
             return
         entry = self._entries[key] = _Entry(fingerprint)
+
+        async def keep(event: Event) -> None:
+            entry.events.append(event)
+            await send(event)
+
         try:
-            async with aclosing(events):
-                async for event in events:
-                    entry.events.append(event)
-                    yield event
+            await run(keep)
         except BaseException:
             self._entries.pop(key, None)
             entry.fail()

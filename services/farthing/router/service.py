@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
 from typing import Any
 
 from farthing.api.router.v1 import router_pb2
 from farthing.api.router.v1.router_pb2_grpc import RouterServiceServicer
 from farthing.clients.instances.pool import InstancePool
 from farthing.clients.quota import QuotaClient
-from farthing.kit.errors import Internal, Unauthenticated
 from farthing.kit.rpc.context import CallContext, current
-from farthing.router.pipeline import Event, Pipeline
+from farthing.router.exchange import Event, Send
+from farthing.router.pipeline import Pipeline
+from farthing.router.refusals import key_error
 from farthing.router.replay import ReplayLog
 from farthing.router.validation import check_request
 from farthing.router.wire import STATE, TIER
@@ -27,31 +26,28 @@ class RouterServicer(RouterServiceServicer):
     ) -> None:
         self._pipeline, self._pool, self._quota, self._replays = pipeline, pool, quota, replays
 
-    async def Generate(
+    async def Generate(  # type: ignore[override]  # writes its events itself: grpc.aio's other way to stream
         self, request: router_pb2.GenerateRequest, context: Any
-    ) -> AsyncIterator[router_pb2.GenerateResponse]:
+    ) -> None:
         """See router.proto."""
-        async with aclosing(self._answer(request, current(), stream=True)) as events:
-            async for event in events:
-                yield event
+        await self._answer(request, context.write, stream=True)
 
     async def Complete(
         self, request: router_pb2.CompleteRequest, context: Any
     ) -> router_pb2.CompleteResponse:
         """See router.proto."""
         response, texts = router_pb2.CompleteResponse(), []
-        async with aclosing(self._answer(request.request, current(), stream=False)) as events:
-            async for event in events:
-                kind = event.WhichOneof("event")
-                if kind == "delta":
-                    texts.append(event.delta.text)
-                    response.logprobs.extend(event.delta.logprobs)
-                elif kind == "decision":
-                    response.decision.CopyFrom(event.decision)
-                else:
-                    response.result.CopyFrom(event.result)
-        if not response.HasField("result"):
-            raise Internal("the request ended without a result", reason="NO_RESULT")
+
+        async def collect(event: Event) -> None:
+            if event.HasField("delta"):
+                texts.append(event.delta.text)
+                response.logprobs.extend(event.delta.logprobs)
+            elif event.HasField("decision"):
+                response.decision.CopyFrom(event.decision)
+            else:
+                response.result.CopyFrom(event.result)
+
+        await self._answer(request.request, collect, stream=False)
         response.text = "".join(texts)
         return response
 
@@ -102,20 +98,20 @@ class RouterServicer(RouterServiceServicer):
             view_age_ms=self._pool.age_ms(),
         )
 
-    def _answer(
-        self, request: router_pb2.GenerateRequest, call: CallContext, *, stream: bool
-    ) -> AsyncGenerator[Event]:
-        events = self._pipeline.run(check_request(request), call, stream=stream)
+    async def _answer(
+        self, request: router_pb2.GenerateRequest, send: Send, *, stream: bool
+    ) -> None:
+        call, checked = current(), check_request(request)
         if not request.request_id:
-            return events
-        fingerprint = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
-        return self._replays.play(
-            call.require_key_digest(), request.request_id, fingerprint, events
+            await self._pipeline.run(checked, call, send, stream=stream)
+            return
+        await self._replays.play(
+            (call.require_key_digest(), request.request_id),
+            hashlib.sha256(request.SerializeToString(deterministic=True)).digest(),
+            lambda keep: self._pipeline.run(checked, call, keep, stream=stream),
+            send,
         )
 
     async def _require_key(self, call: CallContext) -> None:
         if await self._quota.authenticate(call.require_key_digest()) is None:
-            raise Unauthenticated(
-                "the API key is unknown, revoked or expired; `farthing keys create` makes one",
-                reason="KEY_INVALID",
-            )
+            raise key_error()

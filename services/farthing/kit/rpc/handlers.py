@@ -6,9 +6,10 @@ grpc.aio's interceptor chain costs a lookup and two awaits per call; wrapping th
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -43,7 +44,7 @@ class Wrapper:
     def wrap(
         self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
     ) -> grpc.GenericRpcHandler:
-        """Wrap a service's handler table. Only unary-unary and unary-stream are used in our contracts."""
+        """Wrap a service's handler table. A stream to a single answer is used in none of our contracts."""
         wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         for name, handler in handlers.items():
             method = f"{service}/{name}"
@@ -56,8 +57,15 @@ class Wrapper:
                 wrapped[name] = grpc.unary_stream_rpc_method_handler(
                     self._stream(method, handler.unary_stream), *codec
                 )
+            elif handler.stream_stream:
+                # The requests are the caller's first argument; the rules around the call are the same.
+                wrapped[name] = grpc.stream_stream_rpc_method_handler(
+                    self._stream(method, handler.stream_stream), *codec
+                )
             else:
-                raise TypeError(f"{method}: client streaming is not part of our contracts")
+                raise TypeError(
+                    f"{method}: streams to a single answer are not part of our contracts"
+                )
         return grpc.method_handlers_generic_handler(service, wrapped)
 
     def _unary(self, method: str, inner: _Unary) -> _Unary:
@@ -78,15 +86,17 @@ class Wrapper:
         return call
 
     def _stream(self, method: str, inner: _Stream) -> Callable[..., Awaitable[None]]:
+        """A handler of a stream either yields its messages or, as a coroutine, writes them to the context itself."""
+        respond = inner if inspect.iscoroutinefunction(inner) else _write_all(inner)
+
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
             scope = _Scope(self, method, context, default_s=None)
             try:
-                async with (
-                    asyncio.timeout(scope.budget_s),
-                    aclosing(_as_generator(inner(request, context))) as events,
-                ):
-                    async for event in events:
-                        await context.write(event)
+                if scope.budget_s is None:
+                    await respond(request, context)
+                else:
+                    async with asyncio.timeout(scope.budget_s):
+                        await respond(request, context)
             except BaseException as error:
                 await scope.fail(error)
                 raise
@@ -95,12 +105,18 @@ class Wrapper:
         return call
 
 
-def _as_generator(events: AsyncIterator[Any]) -> Any:
-    if not hasattr(events, "aclose"):
-        raise TypeError(
-            "a streaming handler must be an async generator, so that a cancel closes it"
-        )
-    return events
+def _write_all(inner: _Stream) -> _Stream:
+    async def respond(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        messages = inner(request, context)
+        if not hasattr(messages, "aclose"):
+            raise TypeError(
+                "a streaming handler must be an async generator, so that a cancel closes it, or a coroutine"
+            )
+        async with aclosing(messages):
+            async for message in messages:
+                await context.write(message)
+
+    return respond
 
 
 def _is_being_cancelled() -> bool:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil
 
 from farthing.clients.instances.view import InstanceView, ModelView
-from farthing.pricing import Deployment, Usage, price_usage, sum_lines
+from farthing.pricing import Deployment, Usage, price_total, price_usage, sum_lines
 from farthing.pricing.landed import carbon_of, energy_of
 from farthing.router.core.candidate import Candidate
 from farthing.router.core.request import RequestFeatures
@@ -123,8 +123,7 @@ def limits_within(candidate: Candidate, hold_nano_usd: int) -> EngineLimits:
     us_per_token = known.decode_us / known.output_token_count
 
     def use_of(token_count: int, compute_us: int) -> Usage:
-        return replace(
-            worst,
+        return worst._replace(
             output_token_count=token_count,
             response_bytes=token_count * _MOST_BYTES_PER_TOKEN,
             compute_us=min(compute_us, worst.compute_us),
@@ -154,13 +153,11 @@ def limits_within(candidate: Candidate, hold_nano_usd: int) -> EngineLimits:
 
 def _price(candidate: Candidate, usage: Usage) -> int:
     assert candidate.deployment is not None
-    return sum_lines(
-        price_usage(
-            candidate.deployment,
-            usage,
-            uplink_nano_usd_per_gb=candidate.uplink_nano_usd_per_gb,
-            downlink_nano_usd_per_gb=candidate.downlink_nano_usd_per_gb,
-        )
+    return price_total(
+        candidate.deployment,
+        usage,
+        uplink_nano_usd_per_gb=candidate.uplink_nano_usd_per_gb,
+        downlink_nano_usd_per_gb=candidate.downlink_nano_usd_per_gb,
     )
 
 

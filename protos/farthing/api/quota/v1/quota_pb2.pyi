@@ -82,6 +82,18 @@ class BatchReserveResponse(_message.Message):
     results: _containers.RepeatedCompositeFieldContainer[ReserveResult]
     def __init__(self, results: _Optional[_Iterable[_Union[ReserveResult, _Mapping]]] = ...) -> None: ...
 
+class StreamReserveRequest(_message.Message):
+    __slots__ = ("reservations",)
+    RESERVATIONS_FIELD_NUMBER: _ClassVar[int]
+    reservations: _containers.RepeatedCompositeFieldContainer[Reservation]
+    def __init__(self, reservations: _Optional[_Iterable[_Union[Reservation, _Mapping]]] = ...) -> None: ...
+
+class StreamReserveResponse(_message.Message):
+    __slots__ = ("results",)
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    results: _containers.RepeatedCompositeFieldContainer[ReserveResult]
+    def __init__(self, results: _Optional[_Iterable[_Union[ReserveResult, _Mapping]]] = ...) -> None: ...
+
 class ReserveResult(_message.Message):
     __slots__ = ("granted_nano_usd", "principal", "denial", "expire_time")
     GRANTED_NANO_USD_FIELD_NUMBER: _ClassVar[int]

@@ -40,6 +40,11 @@ class QuotaServiceStub(object):
                 request_serializer=farthing_dot_api_dot_quota_dot_v1_dot_quota__pb2.BatchReserveRequest.SerializeToString,
                 response_deserializer=farthing_dot_api_dot_quota_dot_v1_dot_quota__pb2.BatchReserveResponse.FromString,
                 _registered_method=True)
+        self.StreamReserve = channel.stream_stream(
+                '/farthing.api.quota.v1.QuotaService/StreamReserve',
+                request_serializer=farthing_dot_api_dot_quota_dot_v1_dot_quota__pb2.StreamReserveRequest.SerializeToString,
+                response_deserializer=farthing_dot_api_dot_quota_dot_v1_dot_quota__pb2.StreamReserveResponse.FromString,
+                _registered_method=True)
         self.BatchSettle = channel.unary_unary(
                 '/farthing.api.quota.v1.QuotaService/BatchSettle',
                 request_serializer=farthing_dot_api_dot_quota_dot_v1_dot_quota__pb2.BatchSettleRequest.SerializeToString,
@@ -84,6 +89,15 @@ class QuotaServiceServicer(object):
     def BatchReserve(self, request, context):
         """Holds money and rate for requests, over each key's whole chain key → team → cost centre → organisation, or denies with a
         reason. Idempotent by hold_id: a repeat returns the first answer. When it is down, callers deny (fail closed).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamReserve(self, request_iterator, context):
+        """The same for a caller that reserves all the time: one call is kept, each message is a batch, and the answers come in the
+        order of the messages. The service may end the call after any answer, and does when it stops; what was not answered then is
+        asked again by BatchReserve or in a new call. Idempotent by hold_id, like BatchReserve. When it is down, callers deny.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -146,6 +160,11 @@ def add_QuotaServiceServicer_to_server(servicer, server):
                     servicer.BatchReserve,
                     request_deserializer=farthing_dot_api_dot_quota_dot_v1_dot_quota__pb2.BatchReserveRequest.FromString,
                     response_serializer=farthing_dot_api_dot_quota_dot_v1_dot_quota__pb2.BatchReserveResponse.SerializeToString,
+            ),
+            'StreamReserve': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamReserve,
+                    request_deserializer=farthing_dot_api_dot_quota_dot_v1_dot_quota__pb2.StreamReserveRequest.FromString,
+                    response_serializer=farthing_dot_api_dot_quota_dot_v1_dot_quota__pb2.StreamReserveResponse.SerializeToString,
             ),
             'BatchSettle': grpc.unary_unary_rpc_method_handler(
                     servicer.BatchSettle,
@@ -211,6 +230,33 @@ class QuotaService(object):
             '/farthing.api.quota.v1.QuotaService/BatchReserve',
             farthing_dot_api_dot_quota_dot_v1_dot_quota__pb2.BatchReserveRequest.SerializeToString,
             farthing_dot_api_dot_quota_dot_v1_dot_quota__pb2.BatchReserveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamReserve(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/farthing.api.quota.v1.QuotaService/StreamReserve',
+            farthing_dot_api_dot_quota_dot_v1_dot_quota__pb2.StreamReserveRequest.SerializeToString,
+            farthing_dot_api_dot_quota_dot_v1_dot_quota__pb2.StreamReserveResponse.FromString,
             options,
             channel_credentials,
             insecure,

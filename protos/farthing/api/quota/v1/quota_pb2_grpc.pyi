@@ -41,6 +41,22 @@ _QuotaServiceBatchReserveType = typing_extensions.TypeVar(
     ],
 )
 
+_QuotaServiceStreamReserveType = typing_extensions.TypeVar(
+    '_QuotaServiceStreamReserveType',
+    grpc.StreamStreamMultiCallable[
+        farthing.api.quota.v1.quota_pb2.StreamReserveRequest,
+        farthing.api.quota.v1.quota_pb2.StreamReserveResponse,
+    ],
+    grpc.aio.StreamStreamMultiCallable[
+        farthing.api.quota.v1.quota_pb2.StreamReserveRequest,
+        farthing.api.quota.v1.quota_pb2.StreamReserveResponse,
+    ],
+    default=grpc.StreamStreamMultiCallable[
+        farthing.api.quota.v1.quota_pb2.StreamReserveRequest,
+        farthing.api.quota.v1.quota_pb2.StreamReserveResponse,
+    ],
+)
+
 _QuotaServiceBatchSettleType = typing_extensions.TypeVar(
     '_QuotaServiceBatchSettleType',
     grpc.UnaryUnaryMultiCallable[
@@ -153,7 +169,7 @@ _QuotaServiceListBudgetsType = typing_extensions.TypeVar(
     ],
 )
 
-class QuotaServiceStub(typing.Generic[_QuotaServiceBatchReserveType, _QuotaServiceBatchSettleType, _QuotaServiceAuthenticateType, _QuotaServiceCreateKeyType, _QuotaServiceListKeysType, _QuotaServiceRevokeKeyType, _QuotaServiceSetBudgetType, _QuotaServiceListBudgetsType]):
+class QuotaServiceStub(typing.Generic[_QuotaServiceBatchReserveType, _QuotaServiceStreamReserveType, _QuotaServiceBatchSettleType, _QuotaServiceAuthenticateType, _QuotaServiceCreateKeyType, _QuotaServiceListKeysType, _QuotaServiceRevokeKeyType, _QuotaServiceSetBudgetType, _QuotaServiceListBudgetsType]):
     """The owner of the truth on who may spend what. Administrative rpcs need `authorization: Bearer <admin key>`."""
 
     @typing.overload
@@ -161,6 +177,10 @@ class QuotaServiceStub(typing.Generic[_QuotaServiceBatchReserveType, _QuotaServi
         grpc.UnaryUnaryMultiCallable[
             farthing.api.quota.v1.quota_pb2.BatchReserveRequest,
             farthing.api.quota.v1.quota_pb2.BatchReserveResponse,
+        ],
+        grpc.StreamStreamMultiCallable[
+            farthing.api.quota.v1.quota_pb2.StreamReserveRequest,
+            farthing.api.quota.v1.quota_pb2.StreamReserveResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             farthing.api.quota.v1.quota_pb2.BatchSettleRequest,
@@ -198,6 +218,10 @@ class QuotaServiceStub(typing.Generic[_QuotaServiceBatchReserveType, _QuotaServi
             farthing.api.quota.v1.quota_pb2.BatchReserveRequest,
             farthing.api.quota.v1.quota_pb2.BatchReserveResponse,
         ],
+        grpc.aio.StreamStreamMultiCallable[
+            farthing.api.quota.v1.quota_pb2.StreamReserveRequest,
+            farthing.api.quota.v1.quota_pb2.StreamReserveResponse,
+        ],
         grpc.aio.UnaryUnaryMultiCallable[
             farthing.api.quota.v1.quota_pb2.BatchSettleRequest,
             farthing.api.quota.v1.quota_pb2.BatchSettleResponse,
@@ -233,6 +257,12 @@ class QuotaServiceStub(typing.Generic[_QuotaServiceBatchReserveType, _QuotaServi
     reason. Idempotent by hold_id: a repeat returns the first answer. When it is down, callers deny (fail closed).
     """
 
+    StreamReserve: _QuotaServiceStreamReserveType
+    """The same for a caller that reserves all the time: one call is kept, each message is a batch, and the answers come in the
+    order of the messages. The service may end the call after any answer, and does when it stops; what was not answered then is
+    asked again by BatchReserve or in a new call. Idempotent by hold_id, like BatchReserve. When it is down, callers deny.
+    """
+
     BatchSettle: _QuotaServiceBatchSettleType
     """Settles holds at their actual cost and frees the rest. Idempotent by hold_id: same amount again changes nothing, another
     amount is refused per item. When it is down, callers keep the settlement and send it again, before the hold expires or after.
@@ -260,6 +290,10 @@ QuotaServiceAsyncStub: typing_extensions.TypeAlias = QuotaServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         farthing.api.quota.v1.quota_pb2.BatchReserveRequest,
         farthing.api.quota.v1.quota_pb2.BatchReserveResponse,
+    ],
+    grpc.aio.StreamStreamMultiCallable[
+        farthing.api.quota.v1.quota_pb2.StreamReserveRequest,
+        farthing.api.quota.v1.quota_pb2.StreamReserveResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         farthing.api.quota.v1.quota_pb2.BatchSettleRequest,
@@ -302,6 +336,17 @@ class QuotaServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[farthing.api.quota.v1.quota_pb2.BatchReserveResponse, collections.abc.Awaitable[farthing.api.quota.v1.quota_pb2.BatchReserveResponse]]:
         """Holds money and rate for requests, over each key's whole chain key → team → cost centre → organisation, or denies with a
         reason. Idempotent by hold_id: a repeat returns the first answer. When it is down, callers deny (fail closed).
+        """
+
+    @abc.abstractmethod
+    def StreamReserve(
+        self,
+        request_iterator: _MaybeAsyncIterator[farthing.api.quota.v1.quota_pb2.StreamReserveRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[farthing.api.quota.v1.quota_pb2.StreamReserveResponse], collections.abc.AsyncIterator[farthing.api.quota.v1.quota_pb2.StreamReserveResponse]]:
+        """The same for a caller that reserves all the time: one call is kept, each message is a batch, and the answers come in the
+        order of the messages. The service may end the call after any answer, and does when it stops; what was not answered then is
+        asked again by BatchReserve or in a new call. Idempotent by hold_id, like BatchReserve. When it is down, callers deny.
         """
 
     @abc.abstractmethod
