@@ -196,10 +196,10 @@ async def test_a_stream_goes_to_an_instance_of_this_moment(site: Site) -> None:
     assert events == [pb.GenerateResponse()]
 
 
-async def test_client_streams_are_refused(site: Site) -> None:
+async def test_streams_to_a_single_answer_are_refused(site: Site) -> None:
     site.discover(await site.start("a"))
-    with pytest.raises(TypeError, match="unary requests only"):
-        site.channel.stream_stream("/any")()
+    with pytest.raises(TypeError, match="no such call"):
+        site.channel.stream_unary("/any")()
 
 
 async def test_the_sole_address_is_named_while_there_is_no_choice(site: Site) -> None:

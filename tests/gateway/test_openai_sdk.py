@@ -206,7 +206,10 @@ async def test_an_idempotency_key_becomes_the_request_id(
     await client.chat.completions.create(
         model="auto", messages=QUESTION, extra_headers={"idempotency-key": "order-17"}
     )
-    assert world.router.requests[0].request_id == "order-17"
+    await client.chat.completions.create(model="auto", messages=QUESTION)
+    given, made = world.router.requests
+    assert (given.request_id, given.single_use) == ("order-17", False)
+    assert made.request_id and made.single_use
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ class RouterLab:
 
 def ask(text: str = "what is 20 + 4?", **values: Any) -> router_pb2.GenerateRequest:
     """A request; names of GenerationInput and Constraints go where they belong."""
-    outer = {"request_id", "model", "conversation_id"}
+    outer = {"request_id", "model", "conversation_id", "single_use"}
     limits = set(router_pb2.Constraints.DESCRIPTOR.fields_by_name)
     given = {k: v for k, v in values.items() if k not in outer and k not in limits}
     given.setdefault("max_tokens", 16)

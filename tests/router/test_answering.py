@@ -93,6 +93,19 @@ async def test_a_repeated_request_id_gets_the_first_answer_and_is_not_charged(
     assert reason_of(refused.value) == "REQUEST_ID_REUSED"
 
 
+async def test_an_id_for_single_use_keeps_no_answer_and_is_the_requests_all_the_same(
+    labs: LabFactory,
+) -> None:
+    lab = await labs.build(edge())
+    mode = router_pb2.CACHE_MODE_OFF
+    answers = [
+        await lab.complete(text, request_id="mine", single_use=True, cache_mode=mode)
+        for text in ("one question", "another question")
+    ]
+    assert [answer.result.request_id for answer in answers] == ["mine", "mine"]
+    await check_books(lab, sum(answer.result.total_nano_usd for answer in answers))
+
+
 async def test_an_instance_that_fails_before_the_first_token_is_replaced_unseen(
     labs: LabFactory,
 ) -> None:

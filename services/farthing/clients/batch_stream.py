@@ -29,14 +29,15 @@ class Waiting(NamedTuple, Generic[Item, Answer]):
 class BatchStream(Generic[Item, Answer]):
     """Asks over a bidirectional call that answers each message with one, in order. Use it from one event loop.
 
-    An item leaves at once, with what else came in the same turn of the loop; while a write is under way the others wait
-    and leave together. Against a unary call for each batch (docs/decisions/0013) that is fewer wake-ups on both sides.
+    An item leaves at once, with what else came in the same turn of the loop; while a message is under way the others
+    wait, and leave together. Against a unary call for each batch that is fewer wake-ups on both sides
+    (docs/decisions/0013).
 
     `open_call()` begins a call, with the first item and whenever the one before has ended. `encode(items)` makes a
-    message, `decode(items, message)` gives one answer an item. When the call is lost, or answers nothing for `deadline_s`,
-    `on_lost(waiting, error)` gets all that were sent and not answered, though their waiter may be gone, and all that wait
-    to be sent; it sees to their waiters. `on_abandoned(item, answer)` gets answers that nobody waits for any more, so that
-    what they hold can be given back.
+    message, `decode(items, message)` gives one answer an item. When the call is lost, or answers nothing for
+    `deadline_s`, `on_lost(waiting, error)` gets all that were sent and not answered, though their waiter may be gone,
+    and all that wait to be sent; it sees to their waiters. `on_abandoned(item, answer)` gets answers that nobody waits
+    for any more, so that what they hold can be given back.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class BatchStream(Generic[Item, Answer]):
         self._deadline_s, self._on_lost, self._on_abandoned = deadline_s, on_lost, on_abandoned
         self._max_batch_count, self._max_waiting_count = max_batch_count, max_waiting_count
         self._queue: deque[Waiting[Item, Answer]] = deque()
-        self._sent: deque[list[Waiting[Item, Answer]]] = deque()
+        self._sent: list[Waiting[Item, Answer]] = []  # the message under way
         self._idle: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._call: Any = None
@@ -96,88 +97,79 @@ class BatchStream(Generic[Item, Answer]):
         """One call, from the item that begins it to its loss."""
         loss: FarthingError = _ended()
         try:
-            self._call = self._open_call()
-            reader = asyncio.ensure_future(self._read())
-            reader.add_done_callback(lambda _: self._wake())
+            self._call = call = self._open_call()
+            call.add_done_callback(lambda _: self._wake())
             try:
-                await self._write(reader)
-                await reader
+                while not call.done():
+                    if batch := self._take():
+                        await self._ask(batch)
+                    else:
+                        self._idle = asyncio.get_running_loop().create_future()
+                        await self._idle
             finally:
-                self._call.cancel()
-                reader.cancel()
+                call.cancel()
         except grpc.aio.AioRpcError as error:
-            loss = decode_error(error)
+            # gRPC's core calls a write to a call that has just ended an internal error.
+            if error.code() is not grpc.StatusCode.INTERNAL:
+                loss = decode_error(error)
+        except asyncio.InvalidStateError:
+            pass  # the call ended just before the write
         except FarthingError as error:
             loss = error
         except asyncio.CancelledError:
-            # Our own cancel of a call that has not answered in time ends the reader in this way too.
+            # Our own cancel of a call that has not answered in time arrives in this way too.
             loss = _closed() if self._closed else _overdue()
         finally:
             self._task = self._call = None
             self._lose(loss)
 
+    def _take(self) -> list[Waiting[Item, Answer]]:
+        batch: list[Waiting[Item, Answer]] = []
+        while self._queue and len(batch) < self._max_batch_count:
+            one = self._queue.popleft()
+            if not one.waiter.done():
+                batch.append(one)
+        return batch
+
+    async def _ask(self, batch: list[Waiting[Item, Answer]]) -> None:
+        self._sent = batch
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_at(batch[0].deadline, self._check_overdue)
+        items = [one.item for one in batch]
+        await self._call.write(self._encode(items))
+        message = await self._call.read()
+        if message is grpc.aio.EOF:
+            raise _ended()
+        answers = self._decode(items, message)
+        if len(answers) != len(batch):
+            raise Internal(
+                f"a batch of {len(batch)} got {len(answers)} answers",
+                reason="BATCH_ANSWER_COUNT",
+            )
+        self._sent = []
+        for one, answer in zip(batch, answers, strict=True):
+            if not one.waiter.done():
+                one.waiter.set_result(answer)
+            elif self._on_abandoned is not None:
+                self._on_abandoned(one.item, answer)
+
     def _lose(self, loss: FarthingError) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        waiting = [one for batch in self._sent for one in batch]
-        waiting += [one for one in self._queue if not one.waiter.done()]
-        self._sent.clear()
+        waiting = self._sent + [one for one in self._queue if not one.waiter.done()]
+        self._sent = []
         self._queue.clear()
         if waiting:
             self._on_lost(waiting, loss)
 
-    async def _write(self, reader: asyncio.Future[None]) -> None:
-        """Returns when the call is over; why, the reader knows."""
-        loop = asyncio.get_running_loop()
-        while not reader.done():
-            batch: list[Waiting[Item, Answer]] = []
-            while self._queue and len(batch) < self._max_batch_count:
-                one = self._queue.popleft()
-                if not one.waiter.done():
-                    batch.append(one)
-            if not batch:
-                self._idle = loop.create_future()
-                await self._idle
-                continue
-            self._sent.append(batch)
-            if self._timer is None:
-                self._timer = loop.call_at(batch[0].deadline, self._check_overdue)
-            try:
-                await self._call.write(self._encode([one.item for one in batch]))
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                return
-
-    async def _read(self) -> None:
-        """Never returns: raises why the call is over."""
-        while True:
-            message = await self._call.read()
-            if message is grpc.aio.EOF:
-                raise _ended()
-            if not self._sent:
-                raise Internal(
-                    "an answer to nothing that was asked", reason="BATCH_ANSWER_COUNT"
-                )
-            batch = self._sent.popleft()
-            answers = self._decode([one.item for one in batch], message)
-            if len(answers) != len(batch):
-                self._sent.appendleft(batch)
-                raise Internal(
-                    f"a batch of {len(batch)} got {len(answers)} answers",
-                    reason="BATCH_ANSWER_COUNT",
-                )
-            for one, answer in zip(batch, answers, strict=True):
-                if not one.waiter.done():
-                    one.waiter.set_result(answer)
-                elif self._on_abandoned is not None:
-                    self._on_abandoned(one.item, answer)
-
     def _check_overdue(self) -> None:
-        """One timer for all: it looks at the oldest message, and comes again at that one's time."""
+        """One timer for all: it looks at the message under way, and comes again at that one's time."""
         self._timer = None
         if not self._sent:
             return
-        loop, deadline = asyncio.get_running_loop(), self._sent[0][0].deadline
+        loop, deadline = asyncio.get_running_loop(), self._sent[0].deadline
         if deadline > loop.time():
             self._timer = loop.call_at(deadline, self._check_overdue)
         else:

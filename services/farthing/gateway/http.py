@@ -30,10 +30,14 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass(slots=True)
 class Call:
-    """One HTTP request: its id, its span, and whether a streamed reply has begun."""
+    """One HTTP request: its id, its span, and whether a streamed reply has begun.
+
+    `repeatable`: the client chose the id, and gets the first answer again when it repeats it.
+    """
 
     request_id: str
     span: Span
+    repeatable: bool = False
     started: bool = False
 
     def headers(self) -> dict[str, str]:
@@ -118,7 +122,8 @@ class Edge:
         self, request: web.Request, handler: Handler, call: Call
     ) -> web.StreamResponse:
         try:
-            call.request_id = _choose_id(request)
+            given = _read_id(request)
+            call.request_id, call.repeatable = given or new_id("req"), bool(given)
             return await handler(request)
         except FarthingError as error:
             failure = describe_failure(error)
@@ -148,14 +153,14 @@ class Edge:
         child.observe(duration_s)
 
 
-def _choose_id(request: web.Request) -> str:
+def _read_id(request: web.Request) -> str:
     given = request.headers.get("idempotency-key", "")
     if len(given) > _ID_LIMIT or not given.isprintable() or not given.isascii():
         raise InvalidArgument(
             f"idempotency-key must be at most {_ID_LIMIT} printable characters",
             field="idempotency-key",
         )
-    return given or new_id("req")
+    return given
 
 
 def _code(error: web.HTTPException) -> str:

@@ -76,7 +76,7 @@ class Gateway:
         metadata = require_metadata(request)
         asked = read(_decode(await request.read()), request.headers)
         call = request[CALL]
-        message = _encode(asked, call.request_id)
+        message = _encode(asked, call)
         replies = replies_class(call.request_id, self._clock.time_ns() // 1_000_000_000)
         if asked.stream:
             return await self._stream(request, asked, message, metadata, replies)
@@ -178,9 +178,9 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a number in JSON")
 
 
-def _encode(asked: TextRequest, request_id: str) -> router_pb2.GenerateRequest:
+def _encode(asked: TextRequest, call: Call) -> router_pb2.GenerateRequest:
     try:
-        return encode_request(asked, request_id)
+        return encode_request(asked, call.request_id, repeatable=call.repeatable)
     except UnicodeEncodeError:
         raise InvalidArgument(
             "a text holds half of a surrogate pair; send whole characters",

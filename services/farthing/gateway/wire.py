@@ -33,8 +33,10 @@ _CACHE = {
 }
 
 
-def encode_request(request: TextRequest, request_id: str) -> router_pb2.GenerateRequest:
-    """The router's request."""
+def encode_request(
+    request: TextRequest, request_id: str, *, repeatable: bool
+) -> router_pb2.GenerateRequest:
+    """The router's request. `repeatable`: the client chose the id and may send it again."""
     given = inference_pb2.GenerationInput(
         messages=[
             inference_pb2.Message(
@@ -66,6 +68,7 @@ def encode_request(request: TextRequest, request_id: str) -> router_pb2.Generate
         input=given,
         constraints=_encode_wishes(request.wishes),
         conversation_id=request.wishes.conversation,
+        single_use=not repeatable,
     )
 
 

@@ -102,7 +102,7 @@ class RouterServicer(RouterServiceServicer):
         self, request: router_pb2.GenerateRequest, send: Send, *, stream: bool
     ) -> None:
         call, checked = current(), check_request(request)
-        if not request.request_id:
+        if not request.request_id or request.single_use:
             await self._pipeline.run(checked, call, send, stream=stream)
             return
         await self._replays.play(

@@ -93,8 +93,7 @@ class Biller:
             span.set(names.COST_UNBILLED_NANO_USD, cut)
         if work.waste:
             span.set(names.COST_WASTE, ledger_pb2.Waste.Name(work.waste)[6:].lower())
-        now = Timestamp()
-        now.FromNanoseconds(self._clock.time_ns())
+        seconds, nanos = divmod(self._clock.time_ns(), 1_000_000_000)
         charge = ledger_pb2.Charge(
             charge_id=work.charge_id,
             request_id=account.request_id,
@@ -114,7 +113,7 @@ class Biller:
             finish_reason=work.finish_reason,
             waste=work.waste,
             price_version=account.price_version,
-            charge_time=now,
+            charge_time=Timestamp(seconds=seconds, nanos=nanos),
             task=account.task,
         )
         self._metrics.charged(_TIER_NAME[work.tier], total)

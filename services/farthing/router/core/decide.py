@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from farthing.clients.instances.view import InstanceState, InstanceView, ModelView
@@ -59,14 +59,14 @@ def bounds(candidates: Iterable[Candidate]) -> tuple[int, int] | None:
 
 
 def choose(
-    candidates: Iterable[Candidate],
+    candidates: list[Candidate],
     policy: Policy,
     world: World,
     *,
     budget_nano_usd: int | None,
 ) -> Decision:
     """Pick among assessed candidates what the policy values most and the budget covers (None: not yet known)."""
-    candidates = list(candidates)
+    qualified: list[Candidate] = []
     for candidate in candidates:
         candidate.objective_nano_usd = _objective(candidate, policy)
         if budget_nano_usd is not None and candidate.estimated_nano_usd > budget_nano_usd:
@@ -75,36 +75,42 @@ def choose(
                 f"estimated {format_usd(candidate.estimated_nano_usd)}, budget grants "
                 f"{format_usd(budget_nano_usd)}",
             )
-
-    def rank(candidate: Candidate) -> tuple[bool, int, int, str]:
-        instance = candidate.instance
-        load = instance.running_count + instance.queued_count
-        return (
-            instance.state is InstanceState.SUSPECT,
-            candidate.objective_nano_usd,
-            max(load, world.in_flight.get(instance.instance_id, 0)),
-            instance.instance_id,
-        )
-
-    qualified = sorted((c for c in candidates if c.rejection is None), key=rank)
-    chosen = qualified[0] if qualified else None
-    for loser in qualified[1:]:
+        if candidate.rejection is None:
+            qualified.append(candidate)
+    if len(qualified) > 1:
+        qualified.sort(key=lambda candidate: _rank(candidate, world))
+    chosen, *runners_up = qualified or (None,)
+    for loser in runners_up:
         assert chosen is not None
         loser.reject(
             Rejection.COST,
             f"objective {format_usd(loser.objective_nano_usd)} against "
             f"{format_usd(chosen.objective_nano_usd)}",
         )
-    rejected = sorted(
-        (c for c in candidates if c is not chosen), key=lambda c: c.estimated_nano_usd
-    )
+    rejected = [candidate for candidate in candidates if candidate is not chosen]
+    rejected.sort(key=_cost_of)
     return Decision(
         chosen,
         tuple(rejected),
         policy.name,
         world.book.version,
-        _explain(chosen, qualified[1:], policy, len(candidates)),
+        _explain(chosen, runners_up, policy, len(candidates)),
     )
+
+
+def _rank(candidate: Candidate, world: World) -> tuple[bool, int, int, str]:
+    instance = candidate.instance
+    load = instance.running_count + instance.queued_count
+    return (
+        instance.state is InstanceState.SUSPECT,
+        candidate.objective_nano_usd,
+        max(load, world.in_flight.get(instance.instance_id, 0)),
+        instance.instance_id,
+    )
+
+
+def _cost_of(candidate: Candidate) -> int:
+    return candidate.estimated_nano_usd
 
 
 def _assess_one(
@@ -199,7 +205,7 @@ def _objective(candidate: Candidate, policy: Policy) -> int:
 
 
 def _explain(
-    chosen: Candidate | None, runners_up: list[Candidate], policy: Policy, total_count: int
+    chosen: Candidate | None, runners_up: Sequence[Candidate], policy: Policy, total_count: int
 ) -> str:
     if chosen is None:
         return f"none of {total_count} candidates qualified"

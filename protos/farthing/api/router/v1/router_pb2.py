@@ -26,53 +26,53 @@ from farthing.api.common.v1 import common_pb2 as farthing_dot_api_dot_common_dot
 from farthing.api.inference.v1 import inference_pb2 as farthing_dot_api_dot_inference_dot_v1_dot_inference__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#farthing/api/router/v1/router.proto\x12\x16\x66\x61rthing.api.router.v1\x1a#farthing/api/common/v1/common.proto\x1a)farthing/api/inference/v1/inference.proto\"\xc2\x01\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x39\n\x05input\x18\x03 \x01(\x0b\x32*.farthing.api.inference.v1.GenerationInput\x12\x38\n\x0b\x63onstraints\x18\x04 \x01(\x0b\x32#.farthing.api.router.v1.Constraints\x12\x17\n\x0f\x63onversation_id\x18\x05 \x01(\t\"\xce\x02\n\x0b\x43onstraints\x12\x19\n\x11max_cost_nano_usd\x18\x01 \x01(\x03\x12\x1a\n\x12max_first_token_ms\x18\x02 \x01(\x03\x12\x14\n\x0cmax_total_ms\x18\x03 \x01(\x03\x12\x19\n\x11min_quality_ratio\x18\x04 \x01(\x02\x12\x11\n\tresidency\x18\x05 \x03(\t\x12;\n\rprivacy_class\x18\x06 \x01(\x0e\x32$.farthing.api.common.v1.PrivacyClass\x12\x32\n\x08priority\x18\x07 \x01(\x0e\x32 .farthing.api.common.v1.Priority\x12\x0c\n\x04task\x18\x08 \x01(\t\x12\x0e\n\x06policy\x18\t \x01(\t\x12\x35\n\ncache_mode\x18\n \x01(\x0e\x32!.farthing.api.router.v1.CacheMode\"\xb6\x01\n\x10GenerateResponse\x12\x34\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32 .farthing.api.router.v1.DecisionH\x00\x12\x31\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32 .farthing.api.inference.v1.DeltaH\x00\x12\x30\n\x06result\x18\x03 \x01(\x0b\x32\x1e.farthing.api.router.v1.ResultH\x00\x42\x07\n\x05\x65vent\"K\n\x0f\x43ompleteRequest\x12\x38\n\x07request\x18\x01 \x01(\x0b\x32\'.farthing.api.router.v1.GenerateRequest\"\xbf\x01\n\x10\x43ompleteResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x39\n\x08logprobs\x18\x02 \x03(\x0b\x32\'.farthing.api.inference.v1.TokenLogprob\x12\x32\n\x08\x64\x65\x63ision\x18\x03 \x01(\x0b\x32 .farthing.api.router.v1.Decision\x12.\n\x06result\x18\x04 \x01(\x0b\x32\x1e.farthing.api.router.v1.Result\"J\n\x0e\x45xplainRequest\x12\x38\n\x07request\x18\x01 \x01(\x0b\x32\'.farthing.api.router.v1.GenerateRequest\"E\n\x0f\x45xplainResponse\x12\x32\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32 .farthing.api.router.v1.Decision\"\xd5\x01\n\x08\x44\x65\x63ision\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\t\x12\x31\n\x06\x63hosen\x18\x02 \x01(\x0b\x32!.farthing.api.router.v1.Candidate\x12\x33\n\x08rejected\x18\x03 \x03(\x0b\x32!.farthing.api.router.v1.Candidate\x12\x0e\n\x06policy\x18\x04 \x01(\t\x12\x15\n\rprice_version\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x15\n\rhold_nano_usd\x18\x07 \x01(\x03\"\x84\x03\n\tCandidate\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12*\n\x04tier\x18\x03 \x01(\x0e\x32\x1c.farthing.api.common.v1.Tier\x12\x0e\n\x06region\x18\x04 \x01(\t\x12\x34\n\ncost_lines\x18\x05 \x03(\x0b\x32 .farthing.api.common.v1.CostLine\x12\x1a\n\x12\x65stimated_nano_usd\x18\x06 \x01(\x03\x12\x1b\n\x13worst_case_nano_usd\x18\x07 \x01(\x03\x12\x16\n\x0e\x66irst_token_ms\x18\x08 \x01(\x03\x12\x10\n\x08total_ms\x18\t \x01(\x03\x12\x15\n\rquality_ratio\x18\n \x01(\x02\x12\x1a\n\x12objective_nano_usd\x18\x0b \x01(\x03\x12;\n\rreject_reason\x18\x0c \x01(\x0e\x32$.farthing.api.router.v1.RejectReason\x12\x0e\n\x06reason\x18\r \x01(\t\"\xfc\x02\n\x06Result\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12;\n\rfinish_reason\x18\x02 \x01(\x0e\x32$.farthing.api.common.v1.FinishReason\x12,\n\x05usage\x18\x03 \x01(\x0b\x32\x1d.farthing.api.common.v1.Usage\x12\x34\n\ncost_lines\x18\x04 \x03(\x0b\x32 .farthing.api.common.v1.CostLine\x12\x16\n\x0etotal_nano_usd\x18\x05 \x01(\x03\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x06 \x01(\t\x12\x10\n\x08trace_id\x18\x07 \x01(\t\x12\x12\n\nlatency_ms\x18\x08 \x01(\x03\x12\x16\n\x0e\x66irst_token_ms\x18\t \x01(\x03\x12;\n\rcache_outcome\x18\n \x01(\x0e\x32$.farthing.api.router.v1.CacheOutcome\x12\x15\n\rattempt_count\x18\x0b \x01(\x05\"\x13\n\x11ListModelsRequest\"K\n\x12ListModelsResponse\x12\x35\n\x06models\x18\x01 \x03(\x0b\x32%.farthing.api.router.v1.RoutableModel\"l\n\rRoutableModel\x12\x32\n\x04info\x18\x01 \x01(\x0b\x32$.farthing.api.inference.v1.ModelInfo\x12\x0f\n\x07regions\x18\x02 \x03(\t\x12\x16\n\x0einstance_count\x18\x03 \x01(\x05\"\x16\n\x14ListInstancesRequest\"g\n\x15ListInstancesResponse\x12\x39\n\tinstances\x18\x01 \x03(\x0b\x32&.farthing.api.router.v1.InstanceStatus\x12\x13\n\x0bview_age_ms\x18\x02 \x01(\x03\"\x96\x02\n\x0eInstanceStatus\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12*\n\x04tier\x18\x03 \x01(\x0e\x32\x1c.farthing.api.common.v1.Tier\x12\x0e\n\x06region\x18\x04 \x01(\t\x12\x0e\n\x06models\x18\x05 \x03(\t\x12\x33\n\x04load\x18\x06 \x01(\x0b\x32%.farthing.api.inference.v1.LoadReport\x12\x0e\n\x06rtt_us\x18\x07 \x01(\x03\x12\x34\n\x05state\x18\x08 \x01(\x0e\x32%.farthing.api.router.v1.InstanceState\x12\x17\n\x0fin_flight_count\x18\t \x01(\x05*\x9a\x03\n\x0cRejectReason\x12\x1d\n\x19REJECT_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12REJECT_REASON_COST\x10\x01\x12\x1b\n\x17REJECT_REASON_RESIDENCY\x10\x02\x12\x19\n\x15REJECT_REASON_PRIVACY\x10\x03\x12 \n\x1cREJECT_REASON_CONTEXT_LENGTH\x10\x04\x12\x1c\n\x18REJECT_REASON_CAPABILITY\x10\x05\x12\x19\n\x15REJECT_REASON_LATENCY\x10\x06\x12\x1f\n\x1bREJECT_REASON_PRICE_CEILING\x10\x07\x12\x19\n\x15REJECT_REASON_QUALITY\x10\x08\x12\x18\n\x14REJECT_REASON_BUDGET\x10\t\x12\x1a\n\x16REJECT_REASON_UNPRICED\x10\n\x12\x1b\n\x17REJECT_REASON_UNHEALTHY\x10\x0b\x12\x17\n\x13REJECT_REASON_MODEL\x10\x0c\x12\x18\n\x14REJECT_REASON_FAILED\x10\r*k\n\tCacheMode\x12\x1a\n\x16\x43\x41\x43HE_MODE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x43\x41\x43HE_MODE_OFF\x10\x01\x12\x13\n\x0f\x43\x41\x43HE_MODE_READ\x10\x02\x12\x19\n\x15\x43\x41\x43HE_MODE_READ_WRITE\x10\x03*\x80\x01\n\x0c\x43\x61\x63heOutcome\x12\x1d\n\x19\x43\x41\x43HE_OUTCOME_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43\x41\x43HE_OUTCOME_MISS\x10\x01\x12\x1b\n\x17\x43\x41\x43HE_OUTCOME_HIT_LOCAL\x10\x02\x12\x1c\n\x18\x43\x41\x43HE_OUTCOME_HIT_SHARED\x10\x03*\xa0\x01\n\rInstanceState\x12\x1e\n\x1aINSTANCE_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14INSTANCE_STATE_READY\x10\x01\x12\x1a\n\x16INSTANCE_STATE_SUSPECT\x10\x02\x12\x1a\n\x16INSTANCE_STATE_EJECTED\x10\x03\x12\x1d\n\x19INSTANCE_STATE_CONNECTING\x10\x04\x32\xfe\x03\n\rRouterService\x12_\n\x08Generate\x12\'.farthing.api.router.v1.GenerateRequest\x1a(.farthing.api.router.v1.GenerateResponse0\x01\x12]\n\x08\x43omplete\x12\'.farthing.api.router.v1.CompleteRequest\x1a(.farthing.api.router.v1.CompleteResponse\x12Z\n\x07\x45xplain\x12&.farthing.api.router.v1.ExplainRequest\x1a\'.farthing.api.router.v1.ExplainResponse\x12\x63\n\nListModels\x12).farthing.api.router.v1.ListModelsRequest\x1a*.farthing.api.router.v1.ListModelsResponse\x12l\n\rListInstances\x12,.farthing.api.router.v1.ListInstancesRequest\x1a-.farthing.api.router.v1.ListInstancesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#farthing/api/router/v1/router.proto\x12\x16\x66\x61rthing.api.router.v1\x1a#farthing/api/common/v1/common.proto\x1a)farthing/api/inference/v1/inference.proto\"\xd6\x01\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x39\n\x05input\x18\x03 \x01(\x0b\x32*.farthing.api.inference.v1.GenerationInput\x12\x38\n\x0b\x63onstraints\x18\x04 \x01(\x0b\x32#.farthing.api.router.v1.Constraints\x12\x17\n\x0f\x63onversation_id\x18\x05 \x01(\t\x12\x12\n\nsingle_use\x18\x06 \x01(\x08\"\xce\x02\n\x0b\x43onstraints\x12\x19\n\x11max_cost_nano_usd\x18\x01 \x01(\x03\x12\x1a\n\x12max_first_token_ms\x18\x02 \x01(\x03\x12\x14\n\x0cmax_total_ms\x18\x03 \x01(\x03\x12\x19\n\x11min_quality_ratio\x18\x04 \x01(\x02\x12\x11\n\tresidency\x18\x05 \x03(\t\x12;\n\rprivacy_class\x18\x06 \x01(\x0e\x32$.farthing.api.common.v1.PrivacyClass\x12\x32\n\x08priority\x18\x07 \x01(\x0e\x32 .farthing.api.common.v1.Priority\x12\x0c\n\x04task\x18\x08 \x01(\t\x12\x0e\n\x06policy\x18\t \x01(\t\x12\x35\n\ncache_mode\x18\n \x01(\x0e\x32!.farthing.api.router.v1.CacheMode\"\xb6\x01\n\x10GenerateResponse\x12\x34\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32 .farthing.api.router.v1.DecisionH\x00\x12\x31\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32 .farthing.api.inference.v1.DeltaH\x00\x12\x30\n\x06result\x18\x03 \x01(\x0b\x32\x1e.farthing.api.router.v1.ResultH\x00\x42\x07\n\x05\x65vent\"K\n\x0f\x43ompleteRequest\x12\x38\n\x07request\x18\x01 \x01(\x0b\x32\'.farthing.api.router.v1.GenerateRequest\"\xbf\x01\n\x10\x43ompleteResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x39\n\x08logprobs\x18\x02 \x03(\x0b\x32\'.farthing.api.inference.v1.TokenLogprob\x12\x32\n\x08\x64\x65\x63ision\x18\x03 \x01(\x0b\x32 .farthing.api.router.v1.Decision\x12.\n\x06result\x18\x04 \x01(\x0b\x32\x1e.farthing.api.router.v1.Result\"J\n\x0e\x45xplainRequest\x12\x38\n\x07request\x18\x01 \x01(\x0b\x32\'.farthing.api.router.v1.GenerateRequest\"E\n\x0f\x45xplainResponse\x12\x32\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32 .farthing.api.router.v1.Decision\"\xd5\x01\n\x08\x44\x65\x63ision\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\t\x12\x31\n\x06\x63hosen\x18\x02 \x01(\x0b\x32!.farthing.api.router.v1.Candidate\x12\x33\n\x08rejected\x18\x03 \x03(\x0b\x32!.farthing.api.router.v1.Candidate\x12\x0e\n\x06policy\x18\x04 \x01(\t\x12\x15\n\rprice_version\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x15\n\rhold_nano_usd\x18\x07 \x01(\x03\"\x84\x03\n\tCandidate\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12*\n\x04tier\x18\x03 \x01(\x0e\x32\x1c.farthing.api.common.v1.Tier\x12\x0e\n\x06region\x18\x04 \x01(\t\x12\x34\n\ncost_lines\x18\x05 \x03(\x0b\x32 .farthing.api.common.v1.CostLine\x12\x1a\n\x12\x65stimated_nano_usd\x18\x06 \x01(\x03\x12\x1b\n\x13worst_case_nano_usd\x18\x07 \x01(\x03\x12\x16\n\x0e\x66irst_token_ms\x18\x08 \x01(\x03\x12\x10\n\x08total_ms\x18\t \x01(\x03\x12\x15\n\rquality_ratio\x18\n \x01(\x02\x12\x1a\n\x12objective_nano_usd\x18\x0b \x01(\x03\x12;\n\rreject_reason\x18\x0c \x01(\x0e\x32$.farthing.api.router.v1.RejectReason\x12\x0e\n\x06reason\x18\r \x01(\t\"\xfc\x02\n\x06Result\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12;\n\rfinish_reason\x18\x02 \x01(\x0e\x32$.farthing.api.common.v1.FinishReason\x12,\n\x05usage\x18\x03 \x01(\x0b\x32\x1d.farthing.api.common.v1.Usage\x12\x34\n\ncost_lines\x18\x04 \x03(\x0b\x32 .farthing.api.common.v1.CostLine\x12\x16\n\x0etotal_nano_usd\x18\x05 \x01(\x03\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x06 \x01(\t\x12\x10\n\x08trace_id\x18\x07 \x01(\t\x12\x12\n\nlatency_ms\x18\x08 \x01(\x03\x12\x16\n\x0e\x66irst_token_ms\x18\t \x01(\x03\x12;\n\rcache_outcome\x18\n \x01(\x0e\x32$.farthing.api.router.v1.CacheOutcome\x12\x15\n\rattempt_count\x18\x0b \x01(\x05\"\x13\n\x11ListModelsRequest\"K\n\x12ListModelsResponse\x12\x35\n\x06models\x18\x01 \x03(\x0b\x32%.farthing.api.router.v1.RoutableModel\"l\n\rRoutableModel\x12\x32\n\x04info\x18\x01 \x01(\x0b\x32$.farthing.api.inference.v1.ModelInfo\x12\x0f\n\x07regions\x18\x02 \x03(\t\x12\x16\n\x0einstance_count\x18\x03 \x01(\x05\"\x16\n\x14ListInstancesRequest\"g\n\x15ListInstancesResponse\x12\x39\n\tinstances\x18\x01 \x03(\x0b\x32&.farthing.api.router.v1.InstanceStatus\x12\x13\n\x0bview_age_ms\x18\x02 \x01(\x03\"\x96\x02\n\x0eInstanceStatus\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12*\n\x04tier\x18\x03 \x01(\x0e\x32\x1c.farthing.api.common.v1.Tier\x12\x0e\n\x06region\x18\x04 \x01(\t\x12\x0e\n\x06models\x18\x05 \x03(\t\x12\x33\n\x04load\x18\x06 \x01(\x0b\x32%.farthing.api.inference.v1.LoadReport\x12\x0e\n\x06rtt_us\x18\x07 \x01(\x03\x12\x34\n\x05state\x18\x08 \x01(\x0e\x32%.farthing.api.router.v1.InstanceState\x12\x17\n\x0fin_flight_count\x18\t \x01(\x05*\x9a\x03\n\x0cRejectReason\x12\x1d\n\x19REJECT_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12REJECT_REASON_COST\x10\x01\x12\x1b\n\x17REJECT_REASON_RESIDENCY\x10\x02\x12\x19\n\x15REJECT_REASON_PRIVACY\x10\x03\x12 \n\x1cREJECT_REASON_CONTEXT_LENGTH\x10\x04\x12\x1c\n\x18REJECT_REASON_CAPABILITY\x10\x05\x12\x19\n\x15REJECT_REASON_LATENCY\x10\x06\x12\x1f\n\x1bREJECT_REASON_PRICE_CEILING\x10\x07\x12\x19\n\x15REJECT_REASON_QUALITY\x10\x08\x12\x18\n\x14REJECT_REASON_BUDGET\x10\t\x12\x1a\n\x16REJECT_REASON_UNPRICED\x10\n\x12\x1b\n\x17REJECT_REASON_UNHEALTHY\x10\x0b\x12\x17\n\x13REJECT_REASON_MODEL\x10\x0c\x12\x18\n\x14REJECT_REASON_FAILED\x10\r*k\n\tCacheMode\x12\x1a\n\x16\x43\x41\x43HE_MODE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x43\x41\x43HE_MODE_OFF\x10\x01\x12\x13\n\x0f\x43\x41\x43HE_MODE_READ\x10\x02\x12\x19\n\x15\x43\x41\x43HE_MODE_READ_WRITE\x10\x03*\x80\x01\n\x0c\x43\x61\x63heOutcome\x12\x1d\n\x19\x43\x41\x43HE_OUTCOME_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43\x41\x43HE_OUTCOME_MISS\x10\x01\x12\x1b\n\x17\x43\x41\x43HE_OUTCOME_HIT_LOCAL\x10\x02\x12\x1c\n\x18\x43\x41\x43HE_OUTCOME_HIT_SHARED\x10\x03*\xa0\x01\n\rInstanceState\x12\x1e\n\x1aINSTANCE_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14INSTANCE_STATE_READY\x10\x01\x12\x1a\n\x16INSTANCE_STATE_SUSPECT\x10\x02\x12\x1a\n\x16INSTANCE_STATE_EJECTED\x10\x03\x12\x1d\n\x19INSTANCE_STATE_CONNECTING\x10\x04\x32\xfe\x03\n\rRouterService\x12_\n\x08Generate\x12\'.farthing.api.router.v1.GenerateRequest\x1a(.farthing.api.router.v1.GenerateResponse0\x01\x12]\n\x08\x43omplete\x12\'.farthing.api.router.v1.CompleteRequest\x1a(.farthing.api.router.v1.CompleteResponse\x12Z\n\x07\x45xplain\x12&.farthing.api.router.v1.ExplainRequest\x1a\'.farthing.api.router.v1.ExplainResponse\x12\x63\n\nListModels\x12).farthing.api.router.v1.ListModelsRequest\x1a*.farthing.api.router.v1.ListModelsResponse\x12l\n\rListInstances\x12,.farthing.api.router.v1.ListInstancesRequest\x1a-.farthing.api.router.v1.ListInstancesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'farthing.api.router.v1.router_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REJECTREASON']._serialized_start=2889
-  _globals['_REJECTREASON']._serialized_end=3299
-  _globals['_CACHEMODE']._serialized_start=3301
-  _globals['_CACHEMODE']._serialized_end=3408
-  _globals['_CACHEOUTCOME']._serialized_start=3411
-  _globals['_CACHEOUTCOME']._serialized_end=3539
-  _globals['_INSTANCESTATE']._serialized_start=3542
-  _globals['_INSTANCESTATE']._serialized_end=3702
+  _globals['_REJECTREASON']._serialized_start=2909
+  _globals['_REJECTREASON']._serialized_end=3319
+  _globals['_CACHEMODE']._serialized_start=3321
+  _globals['_CACHEMODE']._serialized_end=3428
+  _globals['_CACHEOUTCOME']._serialized_start=3431
+  _globals['_CACHEOUTCOME']._serialized_end=3559
+  _globals['_INSTANCESTATE']._serialized_start=3562
+  _globals['_INSTANCESTATE']._serialized_end=3722
   _globals['_GENERATEREQUEST']._serialized_start=144
-  _globals['_GENERATEREQUEST']._serialized_end=338
-  _globals['_CONSTRAINTS']._serialized_start=341
-  _globals['_CONSTRAINTS']._serialized_end=675
-  _globals['_GENERATERESPONSE']._serialized_start=678
-  _globals['_GENERATERESPONSE']._serialized_end=860
-  _globals['_COMPLETEREQUEST']._serialized_start=862
-  _globals['_COMPLETEREQUEST']._serialized_end=937
-  _globals['_COMPLETERESPONSE']._serialized_start=940
-  _globals['_COMPLETERESPONSE']._serialized_end=1131
-  _globals['_EXPLAINREQUEST']._serialized_start=1133
-  _globals['_EXPLAINREQUEST']._serialized_end=1207
-  _globals['_EXPLAINRESPONSE']._serialized_start=1209
-  _globals['_EXPLAINRESPONSE']._serialized_end=1278
-  _globals['_DECISION']._serialized_start=1281
-  _globals['_DECISION']._serialized_end=1494
-  _globals['_CANDIDATE']._serialized_start=1497
-  _globals['_CANDIDATE']._serialized_end=1885
-  _globals['_RESULT']._serialized_start=1888
-  _globals['_RESULT']._serialized_end=2268
-  _globals['_LISTMODELSREQUEST']._serialized_start=2270
-  _globals['_LISTMODELSREQUEST']._serialized_end=2289
-  _globals['_LISTMODELSRESPONSE']._serialized_start=2291
-  _globals['_LISTMODELSRESPONSE']._serialized_end=2366
-  _globals['_ROUTABLEMODEL']._serialized_start=2368
-  _globals['_ROUTABLEMODEL']._serialized_end=2476
-  _globals['_LISTINSTANCESREQUEST']._serialized_start=2478
-  _globals['_LISTINSTANCESREQUEST']._serialized_end=2500
-  _globals['_LISTINSTANCESRESPONSE']._serialized_start=2502
-  _globals['_LISTINSTANCESRESPONSE']._serialized_end=2605
-  _globals['_INSTANCESTATUS']._serialized_start=2608
-  _globals['_INSTANCESTATUS']._serialized_end=2886
-  _globals['_ROUTERSERVICE']._serialized_start=3705
-  _globals['_ROUTERSERVICE']._serialized_end=4215
+  _globals['_GENERATEREQUEST']._serialized_end=358
+  _globals['_CONSTRAINTS']._serialized_start=361
+  _globals['_CONSTRAINTS']._serialized_end=695
+  _globals['_GENERATERESPONSE']._serialized_start=698
+  _globals['_GENERATERESPONSE']._serialized_end=880
+  _globals['_COMPLETEREQUEST']._serialized_start=882
+  _globals['_COMPLETEREQUEST']._serialized_end=957
+  _globals['_COMPLETERESPONSE']._serialized_start=960
+  _globals['_COMPLETERESPONSE']._serialized_end=1151
+  _globals['_EXPLAINREQUEST']._serialized_start=1153
+  _globals['_EXPLAINREQUEST']._serialized_end=1227
+  _globals['_EXPLAINRESPONSE']._serialized_start=1229
+  _globals['_EXPLAINRESPONSE']._serialized_end=1298
+  _globals['_DECISION']._serialized_start=1301
+  _globals['_DECISION']._serialized_end=1514
+  _globals['_CANDIDATE']._serialized_start=1517
+  _globals['_CANDIDATE']._serialized_end=1905
+  _globals['_RESULT']._serialized_start=1908
+  _globals['_RESULT']._serialized_end=2288
+  _globals['_LISTMODELSREQUEST']._serialized_start=2290
+  _globals['_LISTMODELSREQUEST']._serialized_end=2309
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2311
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2386
+  _globals['_ROUTABLEMODEL']._serialized_start=2388
+  _globals['_ROUTABLEMODEL']._serialized_end=2496
+  _globals['_LISTINSTANCESREQUEST']._serialized_start=2498
+  _globals['_LISTINSTANCESREQUEST']._serialized_end=2520
+  _globals['_LISTINSTANCESRESPONSE']._serialized_start=2522
+  _globals['_LISTINSTANCESRESPONSE']._serialized_end=2625
+  _globals['_INSTANCESTATUS']._serialized_start=2628
+  _globals['_INSTANCESTATUS']._serialized_end=2906
+  _globals['_ROUTERSERVICE']._serialized_start=3725
+  _globals['_ROUTERSERVICE']._serialized_end=4235
 # @@protoc_insertion_point(module_scope)

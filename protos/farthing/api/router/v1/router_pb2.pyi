@@ -76,18 +76,20 @@ INSTANCE_STATE_EJECTED: InstanceState
 INSTANCE_STATE_CONNECTING: InstanceState
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("request_id", "model", "input", "constraints", "conversation_id")
+    __slots__ = ("request_id", "model", "input", "constraints", "conversation_id", "single_use")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     INPUT_FIELD_NUMBER: _ClassVar[int]
     CONSTRAINTS_FIELD_NUMBER: _ClassVar[int]
     CONVERSATION_ID_FIELD_NUMBER: _ClassVar[int]
+    SINGLE_USE_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     model: str
     input: _inference_pb2.GenerationInput
     constraints: Constraints
     conversation_id: str
-    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., input: _Optional[_Union[_inference_pb2.GenerationInput, _Mapping]] = ..., constraints: _Optional[_Union[Constraints, _Mapping]] = ..., conversation_id: _Optional[str] = ...) -> None: ...
+    single_use: bool
+    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., input: _Optional[_Union[_inference_pb2.GenerationInput, _Mapping]] = ..., constraints: _Optional[_Union[Constraints, _Mapping]] = ..., conversation_id: _Optional[str] = ..., single_use: bool = ...) -> None: ...
 
 class Constraints(_message.Message):
     __slots__ = ("max_cost_nano_usd", "max_first_token_ms", "max_total_ms", "min_quality_ratio", "residency", "privacy_class", "priority", "task", "policy", "cache_mode")
