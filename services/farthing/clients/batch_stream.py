@@ -31,7 +31,7 @@ class BatchStream(Generic[Item, Answer]):
 
     An item leaves at once, with what else came in the same turn of the loop; while a message is under way the others
     wait, and leave together. Against a unary call for each batch that is fewer wake-ups on both sides
-    (docs/decisions/0013).
+    (docs/decisions/0014).
 
     `open_call()` begins a call, with the first item and whenever the one before has ended. `encode(items)` makes a
     message, `decode(items, message)` gives one answer an item. When the call is lost, or answers nothing for

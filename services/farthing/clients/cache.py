@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
 
 import grpc
 
@@ -15,6 +16,7 @@ from farthing.api.cache.v1 import cache_pb2, cache_pb2_grpc
 from farthing.clients.batching import MicroBatcher
 from farthing.clients.bounded_index import BoundedIndex, Bounds, Key
 from farthing.clients.key_watch import KeyWatch
+from farthing.clients.wire import as_it_is, nested_field, repeat_field_one
 from farthing.kit.clock import Clock
 from farthing.kit.errors import FarthingError
 from farthing.kit.rpc.channel import batch_metadata
@@ -22,7 +24,8 @@ from farthing.kit.rpc.channel import batch_metadata
 Level = Literal["local", "shared"]
 _OVERHEAD_BYTES = 640  # index and objects of one entry beside its serialised size
 _BATCH_LIMIT_COUNT = 512
-_STORE_LINGER_S = 0.05
+_STORE_LINGER_S = 0.1
+_ANSWER_FIELD = cache_pb2.Store.ANSWER_FIELD_NUMBER
 _log = logging.getLogger(__name__)
 
 
@@ -93,7 +96,7 @@ class LocalCache:
 
     def __init__(self, options: CacheClientOptions, *, clock: Clock) -> None:
         share_bytes = int(options.local_bytes * options.tenant_share_ratio)
-        self._index: BoundedIndex[cache_pb2.CachedAnswer] = BoundedIndex(
+        self._index: BoundedIndex[bytes] = BoundedIndex(
             Bounds(options.local_bytes, share_bytes, share_bytes)
         )
         self._ttl_ms = options.local_ttl_ms
@@ -102,16 +105,16 @@ class LocalCache:
     def get(self, key: Key) -> cache_pb2.CachedAnswer | None:
         """The live answer at `key`."""
         entry = self._index.get(key, self._now_ms())
-        return entry.value if entry is not None else None
+        return cache_pb2.CachedAnswer.FromString(entry.value) if entry is not None else None
 
-    def put(self, key: Key, answer: cache_pb2.CachedAnswer, *, ttl_ms: int = 0) -> None:
-        """Keep an answer for the level's own time to live, or `ttl_ms` if that is shorter."""
+    def put(self, key: Key, answer: bytes, *, ttl_ms: int = 0) -> None:
+        """Keep a serialised answer for the level's own time to live, or `ttl_ms` if that is shorter."""
         now_ms = self._now_ms()
         life_ms = min(ttl_ms or self._ttl_ms, self._ttl_ms)
         self._index.put(
             key,
             answer,
-            size_bytes=answer.ByteSize() + _OVERHEAD_BYTES,
+            size_bytes=len(answer) + _OVERHEAD_BYTES,
             expire_ms=now_ms + life_ms,
             now_ms=now_ms,
         )
@@ -147,19 +150,10 @@ class InMemoryCacheClient:
         ttl_ms: int = 0,
     ) -> None:
         """See CacheClient."""
-        self._local.put(Key(tenant_id, request_hash), answer, ttl_ms=ttl_ms)
+        self._local.put(Key(tenant_id, request_hash), answer.SerializeToString(), ttl_ms=ttl_ms)
 
     async def close(self) -> None:
         """See CacheClient."""
-
-
-class _NewEntry(NamedTuple):
-    """What waits to be stored, as the caller gave it: it is copied once, into the call."""
-
-    tenant_id: str
-    request_hash: bytes
-    answer: cache_pb2.CachedAnswer
-    ttl_ms: int
 
 
 class RemoteCacheClient:
@@ -177,14 +171,17 @@ class RemoteCacheClient:
     ) -> None:
         self._options = options
         self._stub = cache_pb2_grpc.CacheServiceStub(channel)
+        self._batch_store = channel.unary_unary(
+            "/farthing.api.cache.v1.CacheService/BatchStore",
+            request_serializer=as_it_is,
+            response_deserializer=cache_pb2.BatchStoreResponse.FromString,
+        )
         self._local = LocalCache(options, clock=clock)
         self._lookups: MicroBatcher[cache_pb2.Lookup, cache_pb2.CachedAnswer | None] = (
             MicroBatcher(self._send_lookups, max_batch_count=_BATCH_LIMIT_COUNT)
         )
         self._known_keys = KeyWatch(channel, clock=clock)
-        self._stores: asyncio.Queue[_NewEntry] = asyncio.Queue(
-            options.waiting_store_limit_count
-        )
+        self._stores: deque[bytes] = deque()  # encoded entries, each once and for good
         self._sender: asyncio.Task[None] | None = None
         self._clock = clock
         self._reachable = True
@@ -225,7 +222,7 @@ class RemoteCacheClient:
         self._note_reachable(True, None)
         if answer is None:
             return None
-        self._local.put(key, answer)
+        self._local.put(key, answer.SerializeToString())
         return CacheHit(answer, "shared")
 
     def store(
@@ -237,12 +234,13 @@ class RemoteCacheClient:
         ttl_ms: int = 0,
     ) -> None:
         """See CacheClient."""
-        self._local.put(Key(tenant_id, request_hash), answer, ttl_ms=ttl_ms)
-        try:
-            self._stores.put_nowait(_NewEntry(tenant_id, request_hash, answer, ttl_ms))
-        except asyncio.QueueFull:
+        encoded = answer.SerializeToString()
+        self._local.put(Key(tenant_id, request_hash), encoded, ttl_ms=ttl_ms)
+        if len(self._stores) >= self._options.waiting_store_limit_count:
             self.dropped_store_count += 1
             return
+        named = cache_pb2.Store(tenant_id=tenant_id, request_hash=request_hash, ttl_ms=ttl_ms)
+        self._stores.append(named.SerializeToString() + nested_field(_ANSWER_FIELD, encoded))
         self._known_keys.add(tenant_id, request_hash)
         if self._sender is None or self._sender.done():
             self._sender = asyncio.create_task(self._send_stores())
@@ -268,22 +266,17 @@ class RemoteCacheClient:
         ]
 
     async def _send_stores(self) -> None:
-        while not self._stores.empty():
+        while self._stores:
             # Nobody waits for a store: let others join it, for a call costs more than what it carries.
             await asyncio.sleep(_STORE_LINGER_S)
-            request = cache_pb2.BatchStoreRequest()
-            while len(request.stores) < _BATCH_LIMIT_COUNT and not self._stores.empty():
-                entry = self._stores.get_nowait()
-                request.stores.add(
-                    tenant_id=entry.tenant_id,
-                    request_hash=entry.request_hash,
-                    answer=entry.answer,
-                    ttl_ms=entry.ttl_ms,
-                )
+            count = min(len(self._stores), _BATCH_LIMIT_COUNT)
+            entries = [self._stores.popleft() for _ in range(count)]
             try:
-                await self._stub.BatchStore(request, timeout=self._options.store_timeout_s)
+                await self._batch_store(
+                    repeat_field_one(entries), timeout=self._options.store_timeout_s
+                )
             except (FarthingError, grpc.aio.AioRpcError) as error:
-                self.dropped_store_count += len(request.stores)
+                self.dropped_store_count += count
                 self._note_reachable(False, error)
 
     def _note_reachable(self, reachable: bool, error: BaseException | None) -> None:

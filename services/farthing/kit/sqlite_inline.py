@@ -28,9 +28,9 @@ _log = logging.getLogger(__name__)
 class InlineSqliteWriter:
     """Writer on the event loop: what comes in one turn of the loop is one transaction at the turn's end.
 
-    For short jobs and synchronous=normal, where a commit is a write to the kernel's cache: a thread would take longer to
-    wake up than the commit takes (docs/decisions/0014). Nothing here waits for the disk: the log is carried over into the
-    file by a thread, beside the writes. Jobs must be short, for the loop waits for them.
+    For synchronous=normal, where a commit is a write to the kernel's cache: a thread would take longer to wake up than
+    the commit takes (docs/decisions/0015). Nothing here waits for the disk: the log is carried over into the file by a
+    thread, beside the writes. Jobs must be short, for the loop waits for them.
     """
 
     def __init__(self, path: Path, *, schema: str, session: Session | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Writes to one SQLite file from a thread of its own: jobs queue up while a transaction commits, then share the next."""
+"""Writes to one SQLite file from a thread of its own: what comes while a transaction commits shares the next one."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ class Exchange:
         return self._limit_nano_usd - sum_charges(self._charges)
 
     def close(self) -> None:
-        """Charge an attempt that was left in the middle as waste, and settle. Does not wait: callers may be cancelled."""
+        """Charge an attempt that was left in the middle as waste, and settle. Never waits: callers may be cancelled."""
         if self._attempt is not None:
             charge = self._close_attempt(ledger_pb2.WASTE_CANCELLED)
             if charge is not None:
