@@ -1,0 +1,146 @@
+"""The seam to an inference library that computes many sequences in one step: blocking, one model, one calling thread.
+
+A backend has slots; each holds the key-value state of one sequence, from position 0 on. It knows nothing of requests:
+what goes into which slot, and when, is the scheduler's to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from farthing.inference.model import ModelDescription
+
+Logits = NDArray[np.float32]
+Speaker = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """One message of a conversation."""
+
+    role: Speaker
+    content: str
+
+
+class Interrupted(Exception):
+    """A step was given up because `interrupt` was called; every slot is undefined until `reset`."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotLayout:
+    """How much fits. A slot holds up to `slot_token_capacity` tokens and all slots together up to `token_capacity`; a step
+    takes up to `step_token_capacity` tokens. `token_bytes` is the memory of one token's keys and values in all layers.
+    """
+
+    slot_count: int
+    slot_token_capacity: int
+    token_capacity: int
+    step_token_capacity: int
+    token_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SlotWork:
+    """Tokens to append to one slot in a step; at least one.
+
+    The slot holds `start` tokens or more; what it holds beyond is dropped first. Logits are wanted after each of the last
+    `wanted_count` tokens, 0..len(tokens).
+    """
+
+    slot: int
+    start: int
+    tokens: Sequence[int]
+    wanted_count: int = 1
+
+
+class StepOutput(Protocol):
+    """The logits that a step's work wanted, a row each, in the order of work and tokens. Valid until the next step."""
+
+    @property
+    def row_count(self) -> int: ...
+
+    def best(self) -> NDArray[np.int64]:
+        """The likeliest token of each row, the lowest id on ties; found where the logits are, without moving them."""
+
+    def row(self, index: int) -> Logits:
+        """One row in host memory, as a copy that the caller may change."""
+
+
+class SavedSlot(Protocol):
+    """The state of a slot outside the backend's memory, to be put back into any slot of the same backend."""
+
+    @property
+    def token_count(self) -> int: ...
+
+    @property
+    def size_bytes(self) -> int: ...
+
+
+class BatchBackend(Protocol):
+    """A loaded model with its slots. All methods are called by one thread, but for `interrupt` and the properties.
+
+    Every slot is empty at first. Greedy answers do not depend on what other slots compute in the same steps, up to the
+    rounding that the library's kernels have for other batch sizes.
+    """
+
+    @property
+    def model(self) -> ModelDescription: ...
+
+    @property
+    def layout(self) -> SlotLayout: ...
+
+    def step(self, work: Sequence[SlotWork], adapter: str = "") -> StepOutput:
+        """Computes all work, each slot at most once, in ascending order of slots, with one LoRA adapter or none.
+
+        Raises Interrupted, or Internal (ENGINE_STEP_FAILED) when the library refuses; every slot is undefined after
+        either, until `reset`.
+        """
+
+    def copy(self, source: int, target: int, token_count: int) -> None:
+        """Makes `target` hold the first `token_count` tokens of `source`, which stays as it is."""
+
+    def save(self, slot: int, token_count: int) -> SavedSlot:
+        """Takes the slot's first `token_count` tokens out into host memory; the slot stays as it is."""
+
+    def restore(self, slot: int, saved: SavedSlot) -> None:
+        """Makes the slot hold what was saved."""
+
+    def reset(self) -> None:
+        """Empties every slot and makes the backend whole again after an exception."""
+
+    def interrupt(self) -> None:
+        """Makes a running step, and the next ones until `reset`, raise Interrupted as soon as the library can.
+
+        May be called by any thread. A library that cannot ignores it.
+        """
+
+    def close(self) -> None:
+        """Frees the model. Idempotent; no other call follows."""
+
+
+class TextCodec(Protocol):
+    """Between text and tokens of one model. Its methods may be called by any thread, also during a step."""
+
+    @property
+    def special_texts(self) -> frozenset[str]:
+        """Texts that `tokenize(special=True)` reads as control tokens, e.g. "<|end|>"."""
+
+    def tokenize(self, text: str, *, special: bool) -> list[int]:
+        """Tokens of a text, without the model's `bos_ids`.
+
+        With `special`, control tokens written in the text are read as such; without, they are plain text.
+        """
+
+    def token_bytes(self, token: int) -> bytes:
+        """What a token adds to an answer; b"" for control tokens."""
+
+    def render_chat(self, messages: Sequence[ChatMessage]) -> str:
+        """The prompt of a conversation, up to where the assistant's answer begins.
+
+        Raises InvalidArgument when the template refuses the conversation, Unimplemented when the model has no template.
+        """
