@@ -33,8 +33,10 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SlotLayout:
-    """How much fits. A slot holds up to `slot_token_capacity` tokens and all slots together up to `token_capacity`; a step
-    takes up to `step_token_capacity` tokens. `token_bytes` is the memory of one token's keys and values in all layers.
+    """How much fits. A slot holds up to `slot_token_capacity` tokens, all slots together up to `token_capacity`.
+
+    A step takes up to `step_token_capacity` tokens. `token_bytes` is the memory of one token's keys and values in all
+    layers.
     """
 
     slot_count: int
@@ -48,8 +50,8 @@ class SlotLayout:
 class SlotWork:
     """Tokens to append to one slot in a step; at least one.
 
-    The slot holds `start` tokens or more; what it holds beyond is dropped first. Logits are wanted after each of the last
-    `wanted_count` tokens, 0..len(tokens).
+    The slot holds `start` tokens or more; what it holds beyond is dropped first. Logits are wanted after each of the
+    last `wanted_count` tokens, 0..len(tokens).
     """
 
     slot: int
