@@ -103,6 +103,9 @@ class BatchBackend(Protocol):
         either, until `reset`.
         """
 
+    def trim(self, slot: int, token_count: int) -> None:
+        """Keeps the slot's first `token_count` tokens, and drops the others. It holds that many or more."""
+
     def copy(self, source: int, target: int, token_count: int) -> None:
         """Makes `target` hold the first `token_count` tokens of `source`, which stays as it is."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from farthing.inference.engine import Priority
+from farthing.inference.core.priority import Priority
 
 Item = TypeVar("Item")
 

@@ -1,0 +1,108 @@
+"""How long a step takes, fitted as it goes; and each request's share of it, to the microsecond."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_FORGET = 0.995  # the last 200 steps or so count: throttling and neighbours come and go
+_FIRST_VARIANCE = 1e6
+_MOST_VARIANCE = 1e9
+_PART = 1 << 32
+
+
+@dataclass(frozen=True, slots=True)
+class StepSize:
+    """What a step computes: prompt tokens, generated tokens, and tokens of key-value state read for them.
+
+    A token reads all that come before its sequence's part of the step: `kv_count` is the sum of those.
+    """
+
+    prefill_count: int
+    decode_count: int
+    kv_count: int
+
+    def plus(self, other: StepSize) -> StepSize:
+        """Both together."""
+        return StepSize(
+            self.prefill_count + other.prefill_count,
+            self.decode_count + other.decode_count,
+            self.kv_count + other.kv_count,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Microseconds of device time: a step, a prompt token, a generated token, a key-value token read; 0 is unknown."""
+
+    step_us: float = 0.0
+    prefill_us: float = 0.0
+    decode_us: float = 0.0
+    kv_us: float = 0.0
+
+    def predict_us(self, size: StepSize) -> float:
+        """How long a step of that size takes."""
+        return self.step_us + self.weigh(size)
+
+    def weigh(self, size: StepSize) -> float:
+        """A request's weight within a step: what its tokens take, without the step as such."""
+        return (
+            self.prefill_us * size.prefill_count
+            + self.decode_us * size.decode_count
+            + self.kv_us * size.kv_count
+        )
+
+
+class CostModel:
+    """Recursive least squares with forgetting over (1, prefill, decode, kv); weights below 0 count as 0."""
+
+    def __init__(self) -> None:
+        self._theta: NDArray[np.float64] = np.zeros(4)
+        self._variance: NDArray[np.float64] = np.eye(4) * _FIRST_VARIANCE
+        # Units of about one, so that the fit is well conditioned: tokens in tens, key-value tokens in thousands.
+        self._scale = np.array([1.0, 0.1, 0.1, 0.001])
+        self.sample_count = 0
+
+    @property
+    def weights(self) -> Weights:
+        """The fit as it stands."""
+        step, prefill, decode, kv = np.maximum(self._theta * self._scale, 0.0)
+        return Weights(float(step), float(prefill), float(decode), float(kv))
+
+    def add(self, size: StepSize, duration_us: float) -> None:
+        """Learn from a step. One that took ten times what was expected was disturbed, and tells little: it is cut."""
+        x = self._scale * (1.0, size.prefill_count, size.decode_count, size.kv_count)
+        expected = self.weights.predict_us(size)
+        if self.sample_count > 20 and expected > 0:
+            duration_us = min(duration_us, 10.0 * expected)
+        gain = self._variance @ x / (_FORGET + x @ self._variance @ x)
+        self._theta = self._theta + gain * (duration_us - x @ self._theta)
+        variance = (self._variance - np.outer(gain, x @ self._variance)) / _FORGET
+        # What no step has shown for long would otherwise be forgotten without end, and then jump.
+        if float(np.trace(variance)) < _MOST_VARIANCE:
+            self._variance = variance
+        self.sample_count += 1
+
+
+def split_us(total_us: int, weights: Sequence[float]) -> list[int]:
+    """`total_us` in whole microseconds by weight, by largest remainders: the sum is exactly the total.
+
+    Equal shares when no weight is above 0. Ties go to the earlier one.
+    """
+    if not weights:
+        return []
+    largest = max(weights)
+    # In whole numbers, for sums of floats are not exact.
+    parts = [round(weight / largest * _PART) for weight in weights] if largest > 0 else []
+    if not any(parts):
+        parts = [1] * len(weights)
+    whole = sum(parts)
+    shares = [total_us * part // whole for part in parts]
+    rests = [-(total_us * part % whole) for part in parts]
+    order = sorted(range(len(parts)), key=lambda place: (rests[place], place))
+    for place in order[: total_us - sum(shares)]:
+        shares[place] += 1
+    return shares

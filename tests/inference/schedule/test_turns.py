@@ -1,0 +1,231 @@
+"""Who is served when: classes, tenants, long prompts beside short answers, and what waiting does."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+
+import pytest
+from tests.support.simulated_engine import WEIGHTS, SimulatedEngine, Wish
+
+from farthing.inference.core.cost_model import Weights
+from farthing.inference.core.priority import Priority
+from farthing.inference.core.schedule.budget import StepTargets
+from farthing.inference.core.schedule.scheduler import LineFull, Rules, TooLong
+from farthing.inference.core.schedule.slots import Room
+
+ROOM = Room(4, 1_000, 4_000, 512)
+INTERACTIVE, STANDARD, BATCH = Priority
+
+
+def test_rows_that_generate_go_on_beside_a_long_prompt_and_wait_no_longer_than_their_target() -> (
+    None
+):
+    targets = StepTargets(interactive_us=20_000)
+    engine = SimulatedEngine(ROOM, Rules(targets=targets))
+    talking = engine.submit(Wish([1] * 10, token_limit=60, priority=INTERACTIVE))
+    engine.step()
+    engine.submit(Wish([2] * 900, token_limit=1, priority=BATCH))
+    engine.run()
+    times = engine.requests[talking].token_times_us
+    gaps = [b - a for a, b in itertools.pairwise(times)]
+    assert max(gaps) <= targets.interactive_us
+    assert len(engine.steps) > 5  # the prompt went in in pieces
+
+
+def test_a_prompt_alone_is_computed_in_steps_as_large_as_they_may_be() -> None:
+    engine = SimulatedEngine(ROOM)
+    engine.submit(Wish([1] * 900, token_limit=1))
+    engine.run()
+    assert [work.count for plan in engine.steps for work in plan.work] == [512, 388]
+
+
+def test_a_prompt_gets_on_even_when_generating_takes_all_the_time() -> None:
+    rules = Rules(targets=StepTargets(standard_us=1))
+    engine = SimulatedEngine(ROOM, rules)
+    engine.submit(Wish([1], token_limit=80))
+    engine.step()
+    late = engine.submit(Wish([2] * 200, token_limit=1))
+    engine.run()
+    assert engine.requests[late].state == "done"
+
+
+def test_a_higher_class_takes_the_slot_of_a_lower_one_which_later_goes_on() -> None:
+    engine = SimulatedEngine(Room(2, 200, 400, 64))
+    low = [engine.submit(Wish([n] * 50, token_limit=50, priority=BATCH)) for n in (1, 2)]
+    for _ in range(10):
+        engine.step()
+    high = engine.submit(Wish([3] * 10, token_limit=5, priority=INTERACTIVE))
+    engine.step()
+    assert engine.requests[high].state == "running"
+    assert engine.requests[low[1]].pause_count == 1  # the one that got its slot last
+    assert engine.slots.saved.keys() == {low[1]}
+    engine.run()
+    assert all(one.state == "done" for one in engine.requests.values())
+    # Nothing was computed twice: what was paused came back from memory.
+    assert engine.slots.computed_count == 50 + 49 + 50 + 49 + 10 + 4
+
+
+def test_without_room_to_save_a_paused_row_is_computed_again() -> None:
+    engine = SimulatedEngine(Room(1, 200, 200, 64), Rules(save_token_capacity=0))
+    low = engine.submit(Wish([1] * 50, token_limit=50, priority=BATCH))
+    for _ in range(10):
+        engine.step()
+    engine.submit(Wish([3] * 60, token_limit=5, priority=INTERACTIVE))
+    engine.run()
+    assert engine.requests[low].state == "done"
+    assert engine.slots.computed_count > 50 + 49 + 60 + 4
+
+
+def test_equal_classes_do_not_take_slots_from_each_other() -> None:
+    engine = SimulatedEngine(Room(1, 200, 200, 64))
+    first = engine.submit(Wish([1] * 5, token_limit=20))
+    engine.step()
+    second = engine.submit(Wish([2] * 5, token_limit=2))
+    engine.run()
+    assert engine.requests[first].pause_count == 0
+    assert engine.requests[second].first_token_us > engine.requests[first].end_us
+
+
+def test_waiting_long_enough_lifts_a_low_class_over_a_stream_of_higher_ones() -> None:
+    engine = SimulatedEngine(Room(1, 200, 200, 64), Rules(aging_us=100_000))
+    low = engine.submit(Wish([1] * 5, token_limit=3, priority=BATCH))
+    for _ in range(200):
+        if engine.requests[low].state == "done":
+            break
+        while engine.scheduler.occupancy(engine.now_us).waiting_count < 3:
+            engine.submit(Wish([2] * 5, token_limit=3, priority=INTERACTIVE))
+        engine.step()
+    assert engine.requests[low].state == "done"
+    assert engine.requests[low].first_token_us >= 2 * 100_000
+
+
+def test_lower_classes_give_way_in_a_step_that_would_be_too_long_for_the_best_one() -> None:
+    targets = StepTargets(
+        interactive_us=4_000
+    )  # room for five generated tokens beside the step itself
+    engine = SimulatedEngine(Room(16, 100, 1_600, 64), Rules(targets=targets))
+    for number in range(12):
+        engine.submit(Wish([number % 5] * 3, token_limit=60, priority=BATCH))
+    for _ in range(5):
+        engine.step()
+    talking = engine.submit(Wish([1] * 3, token_limit=30, priority=INTERACTIVE))
+    engine.step()
+    before = len(engine.step_us)
+    for _ in range(25):
+        engine.step()
+    assert statistics.median(engine.step_us[before:]) <= targets.interactive_us
+    engine.run()
+    assert engine.requests[talking].state == "done"
+    assert all(one.state == "done" for one in engine.requests.values())
+
+
+def test_a_tenant_with_many_requests_does_not_hold_up_one_with_few() -> None:
+    engine = SimulatedEngine(Room(2, 100, 200, 64))
+    crowd = [engine.submit(Wish([1] * 20, token_limit=10, tenant="many")) for _ in range(30)]
+    engine.step()
+    few = [engine.submit(Wish([2] * 20, token_limit=10, tenant="few")) for _ in range(3)]
+    engine.run()
+    ends = sorted(engine.requests[row_id].end_us for row_id in crowd)
+    assert max(engine.requests[row_id].end_us for row_id in few) < ends[len(ends) // 2]
+
+
+def test_tenants_that_ask_without_end_are_served_alike_however_long_their_requests() -> None:
+    engine = SimulatedEngine(Room(2, 200, 400, 64))
+    sizes = {"long": (60, 30), "short": (10, 5)}
+    for _ in range(900):
+        for tenant, (prompt, limit) in sizes.items():
+            open_ones = [
+                one
+                for one in engine.requests.values()
+                if one.wish.tenant == tenant and one.state in ("waiting", "running")
+            ]
+            for _ in range(4 - len(open_ones)):
+                number = len(engine.requests)  # no two begin alike, so nothing is reused
+                engine.submit(Wish([number] * prompt, token_limit=limit, tenant=tenant))
+        engine.step()
+    served = dict.fromkeys(sizes, 0)
+    for one in engine.requests.values():
+        if one.state in ("running", "done"):
+            served[one.wish.tenant] += len(one.wish.prompt) + 2 * len(one.answer)
+    assert served["long"] == pytest.approx(served["short"], rel=0.1)
+
+
+def test_being_away_earns_no_right_to_shut_others_out() -> None:
+    engine = SimulatedEngine(Room(1, 100, 100, 64))
+    for _ in range(20):
+        engine.submit(Wish([1] * 5, token_limit=10, tenant="steady"))
+        engine.run()
+    back = [engine.submit(Wish([2] * 5, token_limit=10, tenant="back")) for _ in range(10)]
+    steady = [engine.submit(Wish([1] * 5, token_limit=10, tenant="steady")) for _ in range(10)]
+    engine.run()
+    halfway = sorted(engine.requests[row_id].end_us for row_id in back + steady)[9]
+    done = sum(engine.requests[row_id].end_us <= halfway for row_id in steady)
+    assert 3 <= done <= 7
+
+
+def test_a_full_line_refuses_equals_and_sends_away_the_last_of_a_lower_class() -> None:
+    engine = SimulatedEngine(Room(1, 100, 100, 64), Rules(queue_capacity=2))
+    engine.submit(Wish([1] * 5, token_limit=50, priority=INTERACTIVE))
+    engine.step()
+    engine.submit(Wish([1] * 5))
+    last = engine.submit(Wish([1] * 5, priority=BATCH))
+    with pytest.raises(LineFull):
+        engine.submit(Wish([1] * 5, priority=BATCH))
+    del engine.requests[3]
+    engine.submit(Wish([1] * 5, priority=INTERACTIVE))
+    assert engine.requests[last].state == "displaced"
+
+
+def test_who_has_not_begun_by_its_deadline_leaves_the_line() -> None:
+    engine = SimulatedEngine(Room(1, 100, 100, 64))
+    engine.submit(Wish([1] * 5, token_limit=50))
+    engine.step()
+    late = engine.submit(Wish([1] * 5, deadline_us=engine.now_us + 10_000))
+    engine.run()
+    assert engine.requests[late].state == "expired"
+    begun = engine.submit(Wish([1] * 5, token_limit=50, deadline_us=engine.now_us + 10_000))
+    engine.run()
+    assert engine.requests[begun].state == "done"
+
+
+def test_what_never_fits_is_refused_at_once() -> None:
+    engine = SimulatedEngine(Room(2, 100, 150, 64))
+    with pytest.raises(TooLong):
+        engine.submit(Wish([1] * 90, token_limit=11))
+
+
+def test_a_shared_memory_is_never_promised_twice() -> None:
+    engine = SimulatedEngine(Room(4, 100, 150, 64))
+    for _ in range(8):
+        engine.submit(Wish([1] * 20, token_limit=40))
+    while engine.step():
+        reserved = sum(
+            len(one.wish.prompt) + one.wish.token_limit
+            for one in engine.requests.values()
+            if one.state == "running"
+        )
+        assert reserved <= 150
+    assert all(one.state == "done" for one in engine.requests.values())
+
+
+def test_adapters_take_turns_and_never_meet_in_a_step() -> None:
+    engine = SimulatedEngine(ROOM)
+    for adapter in ("", "x", "y"):
+        engine.submit(Wish([1] * 10, token_limit=20, adapter=adapter))
+    engine.run()
+    turns = [plan.adapter for plan in engine.steps]
+    longest = max(
+        len(run) for run in "".join({"": ".", "x": "x", "y": "y"}[t] for t in turns).split("x")
+    )
+    assert {*turns} == {"", "x", "y"} and longest <= 6
+
+
+def test_unknown_speeds_hold_nobody_back() -> None:
+    engine = SimulatedEngine(ROOM, weights=Weights())
+    engine.submit(Wish([1] * 10, token_limit=3))
+    engine.step()
+    engine.submit(Wish([2] * 400, token_limit=1))
+    engine.step()
+    assert sum(work.count for work in engine.steps[-1].work) == 401
+    assert WEIGHTS.predict_us.__name__ == "predict_us"
