@@ -66,6 +66,19 @@ def test_a_higher_class_takes_the_slot_of_a_lower_one_which_later_goes_on() -> N
     assert engine.slots.computed_count == 50 + 49 + 50 + 49 + 10 + 4
 
 
+def test_a_paused_row_that_is_cancelled_leaves_nothing_behind() -> None:
+    engine = SimulatedEngine(Room(1, 200, 200, 64))
+    low = engine.submit(Wish([1] * 50, token_limit=50, priority=BATCH))
+    for _ in range(10):
+        engine.step()
+    engine.submit(Wish([3] * 60, token_limit=5, priority=INTERACTIVE))
+    engine.step()
+    assert engine.scheduler.occupancy(engine.now_us).saved_token_count == 58
+    engine.cancel(low)
+    assert engine.scheduler.occupancy(engine.now_us).saved_token_count == 0
+    engine.run()
+
+
 def test_without_room_to_save_a_paused_row_is_computed_again() -> None:
     engine = SimulatedEngine(Room(1, 200, 200, 64), Rules(save_token_capacity=0))
     low = engine.submit(Wish([1] * 50, token_limit=50, priority=BATCH))
