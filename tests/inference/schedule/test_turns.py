@@ -73,7 +73,7 @@ def test_a_paused_row_that_is_cancelled_leaves_nothing_behind() -> None:
         engine.step()
     engine.submit(Wish([3] * 60, token_limit=5, priority=INTERACTIVE))
     engine.step()
-    assert engine.scheduler.occupancy(engine.now_us).saved_token_count == 58
+    assert engine.scheduler.occupancy(engine.now_us).saved_token_count == 59
     engine.cancel(low)
     assert engine.scheduler.occupancy(engine.now_us).saved_token_count == 0
     engine.run()
