@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from farthing.inference.core.request import Sampling
 from farthing.inference.core.sampling import Sampler, keep_likely, likeliest, log_softmax
-from farthing.inference.engine import Sampling
 from farthing.kit.errors import Internal
 
 LOGITS = np.array([2.0, 1.0, 0.5, 0.0, -0.5, -1.0, -2.0, 1.5], np.float32)

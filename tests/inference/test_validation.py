@@ -4,10 +4,10 @@ import math
 from typing import Any
 
 import pytest
-
 from farthing.inference.backend import ChatMessage
+
+from farthing.inference.core.request import EngineRequest, Sampling
 from farthing.inference.core.validation import check_request
-from farthing.inference.engine import EngineRequest, Sampling
 from farthing.kit.errors import InvalidArgument
 
 BAD: list[tuple[str, dict[str, Any]]] = [

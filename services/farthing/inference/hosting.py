@@ -1,12 +1,17 @@
-"""What both tiers do around an engine: metrics of finished requests, the servicer, discovery, drain."""
+"""What both tiers do around their engines: metrics, the servicer, discovery, drain."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
-from farthing.api.inference.v1 import inference_pb2_grpc
-from farthing.inference.engine import DoneEvent, Engine, EngineRequest, FinishReason
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from farthing.api.inference.v1 import inference_pb2, inference_pb2_grpc
+from farthing.inference import wire
+from farthing.inference.host import ModelHost
+from farthing.inference.process.remote import RemoteEngine
 from farthing.inference.servicer import InferenceServicer
 from farthing.kit.process import ServiceProcess
 from farthing.kit.telemetry import names
@@ -33,39 +38,24 @@ class RequestMetrics:
         self._compute = metrics.counter(
             names.METRIC_INFERENCE_COMPUTE, "Device time.", ("model", "phase")
         )
-        self._running = metrics.gauge(
-            names.METRIC_INFERENCE_RUNNING, "Requests being computed.", ("model",)
-        )
-        self._queued = metrics.gauge(
-            names.METRIC_INFERENCE_QUEUED, "Requests waiting.", ("model",)
-        )
 
-    def watch(self, engine: Engine) -> None:
-        """Publishes the engine's load whenever somebody scrapes."""
-        self._running.labels(self._model).set_function(
-            lambda: engine.load().running_request_count
-        )
-        self._queued.labels(self._model).set_function(
-            lambda: engine.load().queued_request_count
-        )
-
-    def request_done(self, request: EngineRequest, done: DoneEvent) -> None:
+    def request_done(self, completion: inference_pb2.Completion) -> None:
         """See Observer."""
-        usage, model = done.usage, self._model
-        self._requests.labels(model, done.finish_reason.value).inc()
+        usage, model = completion.usage, self._model
+        reason = wire.describe_reason(completion.finish_reason)
+        self._requests.labels(model, reason).inc()
         self._tokens.labels(model, "input").inc(usage.input_token_count)
         self._tokens.labels(model, "cached_input").inc(usage.cached_input_token_count)
         self._tokens.labels(model, "output").inc(usage.output_token_count)
         self._compute.labels(model, "prefill").inc(usage.prefill_us / 1e6)
         self._compute.labels(model, "decode").inc(usage.decode_us / 1e6)
-        level = logging.WARNING if done.finish_reason is FinishReason.ERROR else logging.DEBUG
+        level = logging.WARNING if reason == "error" else logging.DEBUG
         _LOGGER.log(
             level,
             "request done",
             extra={
-                "request_id": request.request_id,
                 "model": model,
-                "finish_reason": done.finish_reason.value,
+                "finish_reason": reason,
                 "input_token_count": usage.input_token_count,
                 "output_token_count": usage.output_token_count,
                 "queue_us": usage.queue_us,
@@ -74,39 +64,96 @@ class RequestMetrics:
         )
 
 
-async def serve_engine(
+def watch_engine(metrics: Metrics, engine: RemoteEngine) -> None:
+    """Publish an engine's load and totals with every scrape."""
+    metrics.registry.register(_EngineCollector(engine))
+
+
+class _EngineCollector(Collector):
+    def __init__(self, engine: RemoteEngine) -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterator[Metric]:
+        report, model = self._engine.report, self._engine.info.name
+        load = self._engine.load()[1]
+        for name, doc, value in (
+            (
+                names.METRIC_INFERENCE_RUNNING,
+                "Requests being computed.",
+                load.running_request_count,
+            ),
+            (names.METRIC_INFERENCE_QUEUED, "Requests waiting.", load.queued_request_count),
+            (
+                names.METRIC_INFERENCE_KV_TOKENS,
+                "Tokens held for requests.",
+                load.kv_token_count,
+            ),
+            (
+                names.METRIC_INFERENCE_CACHED_TOKENS,
+                "Tokens held beside.",
+                load.cached_token_count,
+            ),
+        ):
+            yield _gauge(name, doc, model, value)
+        for name, doc, value in (
+            (names.METRIC_INFERENCE_BUSY, "Seconds spent in steps.", report.busy_us / 1e6),
+            (names.METRIC_INFERENCE_STEPS, "Steps computed.", report.step_count),
+            (names.METRIC_INFERENCE_PAUSES, "Requests that gave way.", report.pause_count),
+            (names.METRIC_INFERENCE_LOST_STEPS, "Steps that failed.", report.lost_step_count),
+            (
+                names.METRIC_INFERENCE_RESTARTS,
+                "Engines lost and started again.",
+                self._engine.restart_count,
+            ),
+        ):
+            yield _counter(name, doc, model, value)
+
+
+def _gauge(name: str, doc: str, model: str, value: float) -> Metric:
+    family = GaugeMetricFamily(name, doc, labels=["model"])
+    family.add_metric([model], value)
+    return family
+
+
+def _counter(name: str, doc: str, model: str, value: float) -> Metric:
+    family = CounterMetricFamily(name, doc, labels=["model"])
+    family.add_metric([model], value)
+    return family
+
+
+async def serve_host(
     process: ServiceProcess,
-    engine: Engine,
+    host: ModelHost,
     *,
     discovery_name: str,
     tier: str,
     meta: Mapping[str, str],
 ) -> None:
-    """Starts the engine, serves it until SIGTERM or SIGINT, and closes it.
+    """Serve a host's models until SIGTERM or SIGINT, and close it.
 
-    Discovery learns the region and tier, the model, and `meta`.
+    Discovery learns the region and tier, the models, and `meta`.
     """
-    await engine.start()
+    servicer = InferenceServicer(host)
+    server = process.server()
+    server.add(inference_pb2_grpc.add_InferenceServiceServicer_to_server, servicer)
+    models = host.models()
+
+    async def stop_watches() -> None:
+        servicer.stop_watches()
+
     try:
-        servicer = InferenceServicer(engine)
-        server = process.server()
-        server.add(inference_pb2_grpc.add_InferenceServiceServicer_to_server, servicer)
-
-        async def stop_watches() -> None:
-            servicer.stop_watches()
-
         await process.serve(
             server,
             discovery_name=discovery_name,
             meta={
                 "region": process.settings.region,
                 "tier": tier,
-                "models": engine.model.name,
-                "model_digest": engine.model.digest,
+                "models": ",".join(model.name for model in models),
+                "model_digest": ",".join(model.digest for model in models),
                 **meta,
             },
             on_stopping=stop_watches,
         )
     finally:
         # The server has drained: whoever still waits has no connection any more.
-        await engine.close(0)
+        await host.close(0)

@@ -27,8 +27,8 @@ class TaskQuality:
 class ModelDescription:
     """One loaded model. `bos_ids` start every sequence; any of `eos_ids` ends an answer.
 
-    `digest` is the sha256 of the artefact in hex. `bytes_per_token` is the mean length of a
-    token's text, 0 when nobody measured it.
+    `digest` is the sha256 of the artefact in hex. `adapters` are the LoRA adapters that requests may name.
+    `bytes_per_token` is the mean length of a token's text, 0 when nobody measured it.
     """
 
     name: str
@@ -41,5 +41,6 @@ class ModelDescription:
     bos_ids: tuple[int, ...]
     eos_ids: frozenset[int]
     capabilities: frozenset[Capability]
+    adapters: frozenset[str] = frozenset()
     qualities: tuple[TaskQuality, ...] = ()
     bytes_per_token: float = 0.0

@@ -1,4 +1,4 @@
-"""The inference service of both tiers: messages in, engine, messages out."""
+"""The inference service of both tiers: checks, then the engine of the model that was named."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import grpc
 from farthing.api.inference.v1 import inference_pb2 as pb
 from farthing.api.inference.v1 import inference_pb2_grpc as pb_grpc
 from farthing.inference import wire
-from farthing.inference.core.validation import check_request
-from farthing.inference.engine import DoneEvent, Engine, EngineEvent, TokenEvent
-from farthing.inference.model import Capability
-from farthing.kit.errors import InvalidArgument, NotFound, Unimplemented
+from farthing.inference.candidates import Whole, generate_candidates
+from farthing.inference.core.validation import check_request, check_texts
+from farthing.inference.engine import Engine
+from farthing.inference.host import ModelHost
+from farthing.kit.errors import InvalidArgument, Unimplemented
 from farthing.kit.rpc import context as call_context
 from farthing.kit.telemetry import names
 
@@ -28,13 +29,22 @@ _REPORT_MARGIN_S = 0.020
 _LONGEST_COALESCE_MS = 1000
 
 _Context = grpc.aio.ServicerContext[Any, Any]
+_WANTED = (
+    (pb.CAPABILITY_CHAT, "chat", lambda given: bool(given.messages)),
+    (
+        pb.CAPABILITY_JSON_SCHEMA,
+        "json_schema",
+        lambda given: bool(given.response_format.json_schema),
+    ),
+    (pb.CAPABILITY_LOGPROBS, "logprobs", lambda given: given.logprobs),
+)
 
 
 class InferenceServicer(pb_grpc.InferenceServiceServicer):
-    """Serves one engine."""
+    """Serves the models of a host."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, host: ModelHost) -> None:
+        self._host = host
         self._stopping = asyncio.Event()
 
     def stop_watches(self) -> None:
@@ -48,35 +58,36 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
         coalesce_s = min(max(request.coalesce_ms, 0), _LONGEST_COALESCE_MS) / 1000
         async with aclosing(self._generate(request)) as events:
             async for event in events:
-                if isinstance(event, DoneEvent):
-                    yield pb.GenerateResponse(completion=wire.encode_completion(event))
-                else:
-                    yield wire.encode_delta(event)
-                    if coalesce_s:
-                        # Tokens that come meanwhile are joined by the engine's stream: fewer, larger messages.
-                        await asyncio.sleep(coalesce_s)
+                yield event
+                if coalesce_s and event.HasField("delta"):
+                    # Tokens that come meanwhile are joined by the engine's stream: fewer, larger messages.
+                    await asyncio.sleep(coalesce_s)
 
     async def Complete(
         self, request: pb.CompleteRequest, context: _Context
     ) -> pb.CompleteResponse:
         """See inference.proto."""
-        response = pb.CompleteResponse()
-        texts: list[str] = []
+        whole = Whole(request.request.input.candidate_count)
         async with aclosing(self._generate(request.request)) as events:
             async for event in events:
-                if isinstance(event, DoneEvent):
-                    response.completion.CopyFrom(wire.encode_completion(event))
-                else:
-                    texts.append(event.text)
-                    response.logprobs.extend(wire.encode_logprobs(event.logprobs))
-        response.text = "".join(texts)
-        return response
+                whole.add(event)
+        return whole.response()
+
+    async def Embed(self, request: pb.EmbedRequest, context: _Context) -> pb.EmbedResponse:
+        """See inference.proto."""
+        span = call_context.current().span
+        span.set(names.REQUEST_ID, request.request_id)
+        span.set(names.GEN_AI_REQUEST_MODEL, request.model)
+        check_texts(request.texts)
+        async with self._host.use(_require_name(request.model)) as engine:
+            _require(engine, pb.CAPABILITY_EMBEDDINGS, "embeddings")
+            return await engine.embed(list(request.texts))
 
     async def ListModels(
         self, request: pb.ListModelsRequest, context: _Context
     ) -> pb.ListModelsResponse:
         """See inference.proto."""
-        return pb.ListModelsResponse(models=[wire.encode_model(self._engine.model)])
+        return pb.ListModelsResponse(models=self._host.models())
 
     async def WatchLoad(
         self, request: pb.WatchLoadRequest, context: _Context
@@ -84,10 +95,10 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
         """See inference.proto. Ends when the caller goes away or the service stops."""
         loop = asyncio.get_running_loop()
         while not self._stopping.is_set():
-            load = self._engine.load()
+            version, load = self._host.load()
             reported_s = loop.time()
-            yield wire.encode_load(load, self._engine.model)
-            changed = asyncio.ensure_future(self._engine.load_changed(load.version))
+            yield pb.WatchLoadResponse(load=load)
+            changed = asyncio.ensure_future(self._host.load_changed(version))
             try:
                 await self._wait(reported_s + _SHORTEST_REPORT_S - loop.time())
                 await self._wait(
@@ -107,48 +118,43 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
         finally:
             stopping.cancel()
 
-    async def _generate(self, request: pb.GenerateRequest) -> AsyncGenerator[EngineEvent]:
+    async def _generate(
+        self, request: pb.GenerateRequest
+    ) -> AsyncGenerator[pb.GenerateResponse]:
         span = call_context.current().span
         span.set(names.REQUEST_ID, request.request_id)
         span.set(names.GEN_AI_REQUEST_MODEL, request.model)
-        self._check_model(request.model)
-        asked = wire.decode_request(request)
-        check_request(asked)
-        self._check_capabilities(request.input)
+        name = _require_name(request.model)
+        check_request(wire.decode_request(request))
         started = False
-        async with aclosing(self._engine.generate(asked)) as events:
-            async for event in events:
-                if isinstance(event, TokenEvent) and not started:
-                    started = True
-                    span.event(names.EVENT_FIRST_TOKEN)
-                elif isinstance(event, DoneEvent):
-                    span.set(names.QUEUE_US, event.usage.queue_us)
-                    span.set(names.GEN_AI_RESPONSE_FINISH_REASONS, [event.finish_reason.value])
-                yield event
+        async with self._host.use(name) as engine:
+            for capability, word, is_wanted in _WANTED:
+                if is_wanted(request.input):
+                    _require(engine, capability, word)
+            async with aclosing(generate_candidates(engine, request)) as events:
+                async for event in events:
+                    if event.HasField("completion"):
+                        end = event.completion
+                        span.set(names.QUEUE_US, end.usage.queue_us)
+                        reason = wire.describe_reason(end.finish_reason)
+                        span.set(names.GEN_AI_RESPONSE_FINISH_REASONS, [reason])
+                    elif not started:
+                        started = True
+                        span.event(names.EVENT_FIRST_TOKEN)
+                    yield event
 
-    def _check_model(self, name: str) -> None:
-        if not name:
-            raise InvalidArgument("model is empty; name one of ListModels.", field="model")
-        served = self._engine.model.name
-        if name != served:
-            raise NotFound(
-                f"Model {name} is not loaded here; {served} is.",
-                reason="MODEL_NOT_FOUND",
-                metadata={"model": name, "served": served},
-            )
 
-    def _check_capabilities(self, given: pb.GenerationInput) -> None:
-        wanted = {
-            Capability.CHAT: bool(given.messages),
-            Capability.JSON_SCHEMA: bool(given.response_format.json_schema),
-            Capability.LOGPROBS: given.logprobs,
-        }
-        model = self._engine.model
-        for capability, asked in wanted.items():
-            if asked and capability not in model.capabilities:
-                raise Unimplemented(
-                    f"Model {model.name} cannot do {capability} here. Leave it out or use"
-                    " another model.",
-                    reason="CAPABILITY_MISSING",
-                    metadata={"model": model.name, "capability": capability.value},
-                )
+def _require_name(name: str) -> str:
+    if not name:
+        raise InvalidArgument("model is empty; name one of ListModels.", field="model")
+    return name
+
+
+def _require(engine: Engine, capability: pb.Capability, word: str) -> None:
+    info = engine.info
+    if capability not in info.capabilities:
+        raise Unimplemented(
+            f"Model {info.name} cannot do {word} here. Leave it out or use another model.",
+            reason="CAPABILITY_MISSING",
+            metadata={"model": info.name, "capability": word},
+        )

@@ -6,15 +6,13 @@ from collections.abc import Iterable
 
 from farthing.api.common.v1 import common_pb2
 from farthing.api.inference.v1 import inference_pb2 as pb
-from farthing.inference.backend import ChatMessage, Speaker
-from farthing.inference.engine import (
+from farthing.inference.batch_backend import ChatMessage, Speaker
+from farthing.inference.core.priority import Priority
+from farthing.inference.core.request import (
     DoneEvent,
-    EngineLoad,
     EngineRequest,
     FinishReason,
-    Priority,
     Sampling,
-    TokenEvent,
     TokenLogprob,
 )
 from farthing.inference.model import Capability, ModelDescription
@@ -38,6 +36,7 @@ _REASONS = {
     FinishReason.CANCELLED: common_pb2.FINISH_REASON_CANCELLED,
     FinishReason.ERROR: common_pb2.FINISH_REASON_ERROR,
 }
+_REASON_WORDS: dict[int, str] = {number: reason.value for reason, number in _REASONS.items()}
 _CAPABILITIES = {
     Capability.CHAT: pb.CAPABILITY_CHAT,
     Capability.JSON_SCHEMA: pb.CAPABILITY_JSON_SCHEMA,
@@ -60,23 +59,14 @@ def decode_request(request: pb.GenerateRequest) -> EngineRequest:
         max_tokens=given.max_tokens,
         sampling=_decode_sampling(given.sampling),
         stop=tuple(given.stop),
+        candidate_count=given.candidate_count,
         json_schema=_decode_schema(given.response_format),
         logprobs=given.logprobs,
         top_logprobs=given.top_logprobs,
         compute_limit_us=request.compute_limit_us,
         priority=_PRIORITIES[request.priority],
         tenant_id=request.tenant_id,
-    )
-
-
-def encode_delta(event: TokenEvent) -> pb.GenerateResponse:
-    """Part of an answer, as a stream's message."""
-    return pb.GenerateResponse(
-        delta=pb.Delta(
-            text=event.text,
-            token_count=event.token_count,
-            logprobs=encode_logprobs(event.logprobs),
-        )
+        adapter=request.adapter,
     )
 
 
@@ -103,9 +93,15 @@ def encode_completion(done: DoneEvent) -> pb.Completion:
             compute_us=usage.compute_us,
             request_bytes=usage.request_bytes,
             response_bytes=usage.response_bytes,
+            peak_kv_bytes=usage.peak_kv_bytes,
         ),
         model_digest=done.model_digest,
     )
+
+
+def describe_reason(reason: common_pb2.FinishReason) -> str:
+    """A reason as spans and metrics name it."""
+    return _REASON_WORDS.get(reason, "unspecified")
 
 
 def encode_model(model: ModelDescription) -> pb.ModelInfo:
@@ -125,25 +121,7 @@ def encode_model(model: ModelDescription) -> pb.ModelInfo:
             for one in model.qualities
         ],
         bytes_per_token=model.bytes_per_token,
-    )
-
-
-def encode_load(load: EngineLoad, model: ModelDescription) -> pb.WatchLoadResponse:
-    """A load report."""
-    return pb.WatchLoadResponse(
-        load=pb.LoadReport(
-            running_request_count=load.running_request_count,
-            queued_request_count=load.queued_request_count,
-            capacity_request_count=load.capacity_request_count,
-            queue_age_ms=load.queue_age_ms,
-            speeds=[
-                pb.ModelSpeed(
-                    model=model.name,
-                    prefill_tokens_per_second=load.prefill_tokens_per_second,
-                    decode_tokens_per_second=load.decode_tokens_per_second,
-                )
-            ],
-        )
+        adapters=sorted(model.adapters),
     )
 
 
@@ -172,6 +150,7 @@ def _decode_sampling(given: pb.SamplingParams) -> Sampling:
         frequency_penalty=given.frequency_penalty,
         presence_penalty=given.presence_penalty,
         seed=given.seed if given.HasField("seed") else None,
+        logit_bias=dict(given.logit_bias),
     )
 
 

@@ -1,22 +1,30 @@
-"""One answer as it grows: logits in, the next token and the text to show out."""
+"""One answer as it grows: logits or a token in, the text to show out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from farthing.inference.backend import Constraint, Logits
+from farthing.inference.batch_backend import Logits
 from farthing.inference.core.detokenize import Detokenizer
-from farthing.inference.core.sampling import Sampler, likeliest, log_softmax
+from farthing.inference.core.request import (
+    EngineRequest,
+    FinishReason,
+    TokenEvent,
+    TokenLogprob,
+)
+from farthing.inference.core.sampling import Constraint, Sampler, likeliest, log_softmax
 from farthing.inference.core.stop import StopMatcher
-from farthing.inference.engine import EngineRequest, FinishReason, TokenEvent, TokenLogprob
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """What one step brought: the token to feed next, or why the answer ended."""
+class Drawn:
+    """What a token brought: the token, what to show, and why the answer ended, if it did.
 
-    token: int | None
+    A token that ends the answer is not part of it, unless the answer ended for its length.
+    """
+
+    token: int
     event: TokenEvent | None
     finish_reason: FinishReason | None
 
@@ -42,14 +50,33 @@ class Generation:
         self._sampler = Sampler(request.sampling, seed)
         self._detokenizer = Detokenizer()
         self._stop = StopMatcher(request.stop)
+        self._takes_best = (
+            self._sampler.is_greedy and constraint is None and not request.logprobs
+        )
         self.token_count = 0
 
-    def advance(self, logits: Logits) -> Step:
-        """Draws the next token; changes `logits`. Raises Internal when none is possible."""
+    @property
+    def takes_best(self) -> bool:
+        """Whether the likeliest token is always the next one, so that nobody need see the logits."""
+        return self._takes_best
+
+    def draw(self, logits: Logits) -> Drawn:
+        """Draw the next token; changes `logits`. Raises Internal when none is possible."""
         raw = log_softmax(logits) if self._request.logprobs else None
         token = self._sampler.draw(logits, self._constraint)
+        logprobs: tuple[TokenLogprob, ...] = ()
+        if raw is not None and token not in self._eos_ids:
+            top = likeliest(raw, self._request.top_logprobs)
+            alternatives = tuple(
+                TokenLogprob(self._text(other), float(raw[other])) for other in top
+            )
+            logprobs = (TokenLogprob(self._text(token), float(raw[token]), alternatives),)
+        return self.take(token, logprobs)
+
+    def take(self, token: int, logprobs: tuple[TokenLogprob, ...] = ()) -> Drawn:
+        """Go on with a token that was drawn; without `draw` only when `takes_best`."""
         if token in self._eos_ids:
-            return Step(None, self.flush(), FinishReason.STOP)
+            return Drawn(token, self.flush(), FinishReason.STOP)
         if self._constraint is not None:
             self._constraint.accept(token)
         self.token_count += 1
@@ -60,20 +87,17 @@ class Generation:
         elif self.token_count >= self._token_limit:
             text += self._stop.finish()
             reason = FinishReason.LENGTH
-        logprobs: tuple[TokenLogprob, ...] = ()
-        if raw is not None:
-            top = likeliest(raw, self._request.top_logprobs)
-            alternatives = tuple(
-                TokenLogprob(self._text(other), float(raw[other])) for other in top
-            )
-            logprobs = (TokenLogprob(self._text(token), float(raw[token]), alternatives),)
-        event = TokenEvent(text, 1, logprobs)
-        return Step(None if reason else token, event, reason)
+        return Drawn(token, TokenEvent(text, 1, logprobs), reason)
 
     def flush(self) -> TokenEvent | None:
         """The text still held back, when the answer ends without another token."""
         text = self._stop.finish()
         return TokenEvent(text, 0) if text else None
+
+    def close(self) -> None:
+        """Free what the answer holds. Idempotent."""
+        if self._constraint is not None:
+            self._constraint.close()
 
     def _text(self, token: int) -> str:
         return self._token_bytes(token).decode("utf-8", "replace")

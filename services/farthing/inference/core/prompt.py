@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from farthing.inference.backend import Backend, ChatMessage
-from farthing.inference.engine import EngineRequest
+from farthing.inference.batch_backend import ChatMessage, TextCodec
+from farthing.inference.core.request import EngineRequest
 from farthing.kit.errors import InvalidArgument
 
 DEFAULT_MAX_TOKENS = 256
@@ -19,17 +19,18 @@ def request_bytes(request: EngineRequest) -> int:
     return sum(len(text.encode()) for text in texts)
 
 
-def encode_prompt(request: EngineRequest, backend: Backend) -> list[int]:
-    """The prompt's tokens, beginning with the model's bos_ids."""
+def encode_prompt(
+    request: EngineRequest, codec: TextCodec, bos_ids: tuple[int, ...]
+) -> list[int]:
+    """The prompt's tokens, beginning with the model's `bos_ids`."""
     if request.messages:
-        rendered = render_guarded(request.messages, backend.special_texts, backend.render_chat)
-        tokens = [token for part in rendered for token in backend.tokenize(part, special=True)]
+        rendered = render_guarded(request.messages, codec.special_texts, codec.render_chat)
+        tokens = [token for part in rendered for token in codec.tokenize(part, special=True)]
     else:
-        tokens = backend.tokenize(request.prompt, special=False)
-    start = backend.model.bos_ids
-    if tuple(tokens[: len(start)]) == start:
+        tokens = codec.tokenize(request.prompt, special=False)
+    if tuple(tokens[: len(bos_ids)]) == bos_ids:
         return tokens
-    return [*start, *tokens]
+    return [*bos_ids, *tokens]
 
 
 def render_guarded(
@@ -101,17 +102,3 @@ def plan_token_limit(prompt_token_count: int, max_tokens: int, context_length: i
             metadata=numbers,
         )
     return max_tokens or min(DEFAULT_MAX_TOKENS, room)
-
-
-def reusable_prefix_count(before: Sequence[int], tokens: Sequence[int], chunk: int) -> int:
-    """How many prompt tokens need no prefill after a prompt `before`.
-
-    Whole chunks only, and never the last token: what is reused was then computed in the same
-    steps as without reuse, so that rounding, and with it the answer, stays the same.
-    """
-    shared = 0
-    for left, right in zip(before, tokens[:-1], strict=False):
-        if left != right:
-            break
-        shared += 1
-    return shared - shared % chunk

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from farthing.inference.backend import Constraint, Logits
-from farthing.inference.engine import Sampling
+from farthing.inference.batch_backend import Logits
+from farthing.inference.core.request import Sampling
 from farthing.kit.errors import Internal
 
 _USUAL_TOP_P_COUNT = 512
+
+
+class Constraint(Protocol):
+    """Limits an answer to a language, token by token. Used by one request, then closed."""
+
+    def mask(self, logits: Logits) -> None:
+        """Set the logits of tokens that may not come next to -inf, in place.
+
+        End tokens stay allowed only where the answer is complete.
+        """
+
+    def accept(self, token: int) -> None:
+        """Move on by a token that `mask` allowed. Never called with an end token."""
+
+    def close(self) -> None:
+        """Free what it holds. Idempotent."""
 
 
 class Sampler:
@@ -24,6 +40,15 @@ class Sampler:
         self._sampling = sampling
         self._random = np.random.Generator(np.random.PCG64(seed % 2**64))
         self._use_counts: dict[int, int] = {}
+        self._biased = np.fromiter(sampling.logit_bias, np.int64, len(sampling.logit_bias))
+        self._biases = np.fromiter(sampling.logit_bias.values(), np.float32)
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the likeliest token is always drawn, as the model gives it."""
+        rules = self._sampling
+        changed = rules.frequency_penalty or rules.presence_penalty or rules.logit_bias
+        return rules.temperature <= 0 and not changed
 
     def draw(self, logits: Logits, constraint: Constraint | None) -> int:
         """Chooses a token; changes `logits`. Raises Internal when none may come next."""
@@ -31,6 +56,8 @@ class Sampler:
         if rules.frequency_penalty or rules.presence_penalty:
             for token, use_count in self._use_counts.items():
                 logits[token] -= rules.frequency_penalty * use_count + rules.presence_penalty
+        if len(self._biased):
+            logits[self._biased] += self._biases
         if constraint is not None:
             constraint.mask(logits)
         best = int(np.argmax(logits))

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-from farthing.inference.engine import EngineRequest, Sampling
+from farthing.inference.core.request import EngineRequest, Sampling
 from farthing.kit.errors import InvalidArgument
 
 MAX_STOP_COUNT = 8
+MAX_TEXT_COUNT = 256
+MAX_CANDIDATE_COUNT = 8
 MAX_STOP_BYTES = 256
 MAX_TOP_LOGPROBS = 20
 MAX_SCHEMA_BYTES = 65_536
 MAX_PENALTY = 2.0
 MAX_TEMPERATURE = 2.0
+MAX_BIAS = 100.0
+MAX_BIAS_COUNT = 300
+
+
+def check_texts(texts: Sequence[str]) -> None:
+    """Raises InvalidArgument for texts that no vectors can be made of."""
+    if not 1 <= len(texts) <= MAX_TEXT_COUNT:
+        raise _bad("texts", f"must have 1..{MAX_TEXT_COUNT} texts")
+    for index, text in enumerate(texts):
+        if not text:
+            raise _bad(f"texts[{index}]", "must not be empty")
 
 
 def check_request(request: EngineRequest) -> None:
@@ -23,6 +37,8 @@ def check_request(request: EngineRequest) -> None:
         raise _bad("input.max_tokens", "must be 1 or more, or 0 for the default")
     if request.compute_limit_us < 0:
         raise _bad("compute_limit_us", "must be positive, or 0 for no limit")
+    if not 0 <= request.candidate_count <= MAX_CANDIDATE_COUNT:
+        raise _bad("input.candidate_count", f"must be 1..{MAX_CANDIDATE_COUNT}, or 0 for 1")
     _check_sampling(request.sampling)
     if len(request.stop) > MAX_STOP_COUNT:
         raise _bad("input.stop", f"must have at most {MAX_STOP_COUNT} texts")
@@ -53,6 +69,11 @@ def _check_sampling(sampling: Sampling) -> None:
         value: float = getattr(sampling, name)
         if math.isnan(value) or abs(value) > MAX_PENALTY:
             raise _bad(field + name, "must be -2..2")
+    if len(sampling.logit_bias) > MAX_BIAS_COUNT:
+        raise _bad(field + "logit_bias", f"must have at most {MAX_BIAS_COUNT} tokens")
+    for token, bias in sampling.logit_bias.items():
+        if token < 0 or math.isnan(bias) or abs(bias) > MAX_BIAS:
+            raise _bad(f"{field}logit_bias[{token}]", "must be of a token, and -100..100")
 
 
 def _bad(field: str, rule: str) -> InvalidArgument:

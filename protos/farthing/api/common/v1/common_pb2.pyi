@@ -100,7 +100,7 @@ class Principal(_message.Message):
     def __init__(self, key_id: _Optional[str] = ..., organisation_id: _Optional[str] = ..., cost_centre_id: _Optional[str] = ..., team_id: _Optional[str] = ..., default_policy: _Optional[str] = ..., admin: bool = ...) -> None: ...
 
 class Usage(_message.Message):
-    __slots__ = ("input_token_count", "output_token_count", "cached_input_token_count", "reasoning_token_count", "queue_us", "prefill_us", "decode_us", "compute_us", "request_bytes", "response_bytes", "energy_uj", "energy_estimated")
+    __slots__ = ("input_token_count", "output_token_count", "cached_input_token_count", "reasoning_token_count", "queue_us", "prefill_us", "decode_us", "compute_us", "request_bytes", "response_bytes", "energy_uj", "energy_estimated", "peak_kv_bytes")
     INPUT_TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
     CACHED_INPUT_TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
@@ -113,6 +113,7 @@ class Usage(_message.Message):
     RESPONSE_BYTES_FIELD_NUMBER: _ClassVar[int]
     ENERGY_UJ_FIELD_NUMBER: _ClassVar[int]
     ENERGY_ESTIMATED_FIELD_NUMBER: _ClassVar[int]
+    PEAK_KV_BYTES_FIELD_NUMBER: _ClassVar[int]
     input_token_count: int
     output_token_count: int
     cached_input_token_count: int
@@ -125,7 +126,8 @@ class Usage(_message.Message):
     response_bytes: int
     energy_uj: int
     energy_estimated: bool
-    def __init__(self, input_token_count: _Optional[int] = ..., output_token_count: _Optional[int] = ..., cached_input_token_count: _Optional[int] = ..., reasoning_token_count: _Optional[int] = ..., queue_us: _Optional[int] = ..., prefill_us: _Optional[int] = ..., decode_us: _Optional[int] = ..., compute_us: _Optional[int] = ..., request_bytes: _Optional[int] = ..., response_bytes: _Optional[int] = ..., energy_uj: _Optional[int] = ..., energy_estimated: bool = ...) -> None: ...
+    peak_kv_bytes: int
+    def __init__(self, input_token_count: _Optional[int] = ..., output_token_count: _Optional[int] = ..., cached_input_token_count: _Optional[int] = ..., reasoning_token_count: _Optional[int] = ..., queue_us: _Optional[int] = ..., prefill_us: _Optional[int] = ..., decode_us: _Optional[int] = ..., compute_us: _Optional[int] = ..., request_bytes: _Optional[int] = ..., response_bytes: _Optional[int] = ..., energy_uj: _Optional[int] = ..., energy_estimated: bool = ..., peak_kv_bytes: _Optional[int] = ...) -> None: ...
 
 class CostLine(_message.Message):
     __slots__ = ("kind", "amount_nano_usd", "quantity", "unit", "estimated")

@@ -45,6 +45,11 @@ class InferenceServiceStub(object):
                 request_serializer=farthing_dot_api_dot_inference_dot_v1_dot_inference__pb2.CompleteRequest.SerializeToString,
                 response_deserializer=farthing_dot_api_dot_inference_dot_v1_dot_inference__pb2.CompleteResponse.FromString,
                 _registered_method=True)
+        self.Embed = channel.unary_unary(
+                '/farthing.api.inference.v1.InferenceService/Embed',
+                request_serializer=farthing_dot_api_dot_inference_dot_v1_dot_inference__pb2.EmbedRequest.SerializeToString,
+                response_deserializer=farthing_dot_api_dot_inference_dot_v1_dot_inference__pb2.EmbedResponse.FromString,
+                _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/farthing.api.inference.v1.InferenceService/ListModels',
                 request_serializer=farthing_dot_api_dot_inference_dot_v1_dot_inference__pb2.ListModelsRequest.SerializeToString,
@@ -77,6 +82,14 @@ class InferenceServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Embed(self, request, context):
+        """Makes a vector of each text. Idempotent. INVALID_ARGUMENT for a text that is empty or over the model's context; UNIMPLEMENTED
+        for a model without CAPABILITY_EMBEDDINGS. When it is down, callers choose another instance.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListModels(self, request, context):
         """Lists the models loaded here. Idempotent. When it is down, callers keep their last answer.
         """
@@ -104,6 +117,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.Complete,
                     request_deserializer=farthing_dot_api_dot_inference_dot_v1_dot_inference__pb2.CompleteRequest.FromString,
                     response_serializer=farthing_dot_api_dot_inference_dot_v1_dot_inference__pb2.CompleteResponse.SerializeToString,
+            ),
+            'Embed': grpc.unary_unary_rpc_method_handler(
+                    servicer.Embed,
+                    request_deserializer=farthing_dot_api_dot_inference_dot_v1_dot_inference__pb2.EmbedRequest.FromString,
+                    response_serializer=farthing_dot_api_dot_inference_dot_v1_dot_inference__pb2.EmbedResponse.SerializeToString,
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
@@ -171,6 +189,33 @@ class InferenceService(object):
             '/farthing.api.inference.v1.InferenceService/Complete',
             farthing_dot_api_dot_inference_dot_v1_dot_inference__pb2.CompleteRequest.SerializeToString,
             farthing_dot_api_dot_inference_dot_v1_dot_inference__pb2.CompleteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Embed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/farthing.api.inference.v1.InferenceService/Embed',
+            farthing_dot_api_dot_inference_dot_v1_dot_inference__pb2.EmbedRequest.SerializeToString,
+            farthing_dot_api_dot_inference_dot_v1_dot_inference__pb2.EmbedResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -57,6 +57,22 @@ _InferenceServiceCompleteType = typing_extensions.TypeVar(
     ],
 )
 
+_InferenceServiceEmbedType = typing_extensions.TypeVar(
+    '_InferenceServiceEmbedType',
+    grpc.UnaryUnaryMultiCallable[
+        farthing.api.inference.v1.inference_pb2.EmbedRequest,
+        farthing.api.inference.v1.inference_pb2.EmbedResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        farthing.api.inference.v1.inference_pb2.EmbedRequest,
+        farthing.api.inference.v1.inference_pb2.EmbedResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        farthing.api.inference.v1.inference_pb2.EmbedRequest,
+        farthing.api.inference.v1.inference_pb2.EmbedResponse,
+    ],
+)
+
 _InferenceServiceListModelsType = typing_extensions.TypeVar(
     '_InferenceServiceListModelsType',
     grpc.UnaryUnaryMultiCallable[
@@ -89,7 +105,7 @@ _InferenceServiceWatchLoadType = typing_extensions.TypeVar(
     ],
 )
 
-class InferenceServiceStub(typing.Generic[_InferenceServiceGenerateType, _InferenceServiceCompleteType, _InferenceServiceListModelsType, _InferenceServiceWatchLoadType]):
+class InferenceServiceStub(typing.Generic[_InferenceServiceGenerateType, _InferenceServiceCompleteType, _InferenceServiceEmbedType, _InferenceServiceListModelsType, _InferenceServiceWatchLoadType]):
     """One engine process. Implemented by the edge and the cloud service alike."""
 
     @typing.overload
@@ -101,6 +117,10 @@ class InferenceServiceStub(typing.Generic[_InferenceServiceGenerateType, _Infere
         grpc.UnaryUnaryMultiCallable[
             farthing.api.inference.v1.inference_pb2.CompleteRequest,
             farthing.api.inference.v1.inference_pb2.CompleteResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            farthing.api.inference.v1.inference_pb2.EmbedRequest,
+            farthing.api.inference.v1.inference_pb2.EmbedResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             farthing.api.inference.v1.inference_pb2.ListModelsRequest,
@@ -123,6 +143,10 @@ class InferenceServiceStub(typing.Generic[_InferenceServiceGenerateType, _Infere
             farthing.api.inference.v1.inference_pb2.CompleteResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            farthing.api.inference.v1.inference_pb2.EmbedRequest,
+            farthing.api.inference.v1.inference_pb2.EmbedResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             farthing.api.inference.v1.inference_pb2.ListModelsRequest,
             farthing.api.inference.v1.inference_pb2.ListModelsResponse,
         ],
@@ -141,6 +165,11 @@ class InferenceServiceStub(typing.Generic[_InferenceServiceGenerateType, _Infere
     Complete: _InferenceServiceCompleteType
     """The same as Generate with the answer in one message, for callers that do not stream."""
 
+    Embed: _InferenceServiceEmbedType
+    """Makes a vector of each text. Idempotent. INVALID_ARGUMENT for a text that is empty or over the model's context; UNIMPLEMENTED
+    for a model without CAPABILITY_EMBEDDINGS. When it is down, callers choose another instance.
+    """
+
     ListModels: _InferenceServiceListModelsType
     """Lists the models loaded here. Idempotent. When it is down, callers keep their last answer."""
 
@@ -157,6 +186,10 @@ InferenceServiceAsyncStub: typing_extensions.TypeAlias = InferenceServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         farthing.api.inference.v1.inference_pb2.CompleteRequest,
         farthing.api.inference.v1.inference_pb2.CompleteResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        farthing.api.inference.v1.inference_pb2.EmbedRequest,
+        farthing.api.inference.v1.inference_pb2.EmbedResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         farthing.api.inference.v1.inference_pb2.ListModelsRequest,
@@ -189,6 +222,16 @@ class InferenceServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[farthing.api.inference.v1.inference_pb2.CompleteResponse, collections.abc.Awaitable[farthing.api.inference.v1.inference_pb2.CompleteResponse]]:
         """The same as Generate with the answer in one message, for callers that do not stream."""
+
+    @abc.abstractmethod
+    def Embed(
+        self,
+        request: farthing.api.inference.v1.inference_pb2.EmbedRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[farthing.api.inference.v1.inference_pb2.EmbedResponse, collections.abc.Awaitable[farthing.api.inference.v1.inference_pb2.EmbedResponse]]:
+        """Makes a vector of each text. Idempotent. INVALID_ARGUMENT for a text that is empty or over the model's context; UNIMPLEMENTED
+        for a model without CAPABILITY_EMBEDDINGS. When it is down, callers choose another instance.
+        """
 
     @abc.abstractmethod
     def ListModels(

@@ -1,0 +1,130 @@
+"""From a request to a job: all that can be done before its turn, away from the thread that computes."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from farthing.inference.batch_backend import SlotLayout, TextCodec
+from farthing.inference.core.draft import Drafter
+from farthing.inference.core.generation import Generation
+from farthing.inference.core.prompt import encode_prompt, plan_token_limit, request_bytes
+from farthing.inference.core.request import EngineRequest
+from farthing.inference.core.request_meter import RequestMeter
+from farthing.inference.core.sampling import Constraint
+from farthing.inference.core.schedule.prefixes import hash_blocks
+from farthing.inference.core.schedule.values import Arrival
+from farthing.inference.model import ModelDescription
+from farthing.kit.errors import NotFound, Unimplemented
+
+MakeConstraint = Callable[[str], Constraint]
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionRules:
+    """At most `draft_count` guesses a step. Who has not begun after `queue_timeout_us` is sent away; 0 never."""
+
+    draft_count: int = 0
+    queue_timeout_us: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """One row and its answer. `tokens` are all that are known; `chain` the hashes of their whole blocks."""
+
+    request: EngineRequest
+    arrival: Arrival
+    tokens: list[int]
+    chain: list[bytes]
+    generation: Generation
+    meter: RequestMeter
+    drafter: Drafter
+    guesses: list[int]
+    shown: bool = False
+    failure_count: int = 0
+
+    @property
+    def job_id(self) -> int:
+        return self.arrival.row_id
+
+    def extend(self, tokens: list[int]) -> None:
+        """More tokens are known."""
+        self.tokens.extend(tokens)
+        self.chain = hash_blocks(
+            self.tokens,
+            tenant_id=self.request.tenant_id,
+            adapter=self.request.adapter,
+            before=self.chain,
+        )
+
+
+class Admission:
+    """Makes jobs. May be used by a thread of its own."""
+
+    def __init__(
+        self,
+        model: ModelDescription,
+        layout: SlotLayout,
+        codec: TextCodec,
+        rules: AdmissionRules,
+        *,
+        constrain: MakeConstraint | None = None,
+    ) -> None:
+        self._model, self._layout, self._codec, self._rules = model, layout, codec, rules
+        self._constrain = constrain
+
+    def admit(self, job_id: int, request: EngineRequest, now_us: int) -> Job:
+        """InvalidArgument when prompt and answer do not fit or the schema is bad, NotFound for an unknown adapter."""
+        if request.adapter and request.adapter not in self._model.adapters:
+            raise NotFound(
+                f"Model {self._model.name} has no adapter {request.adapter} here.",
+                reason="ADAPTER_NOT_FOUND",
+                metadata={"model": self._model.name, "adapter": request.adapter},
+            )
+        tokens = encode_prompt(request, self._codec, self._model.bos_ids)
+        context_length = min(
+            self._model.context_length,
+            self._layout.slot_token_capacity,
+            self._layout.token_capacity,
+        )
+        limit = plan_token_limit(len(tokens), request.max_tokens, context_length)
+        constraint = None
+        if request.json_schema:
+            if self._constrain is None:
+                raise Unimplemented(
+                    f"Model {self._model.name} cannot keep to a JSON schema here.",
+                    reason="CAPABILITY_MISSING",
+                    metadata={"model": self._model.name, "capability": "json_schema"},
+                )
+            constraint = self._constrain(request.json_schema)
+        chain = hash_blocks(tokens, tenant_id=request.tenant_id, adapter=request.adapter)
+        drafter = Drafter(self._rules.draft_count)
+        drafter.read(tokens)
+        timeout_us = self._rules.queue_timeout_us
+        arrival = Arrival(
+            row_id=job_id,
+            tenant_id=request.tenant_id,
+            priority=request.priority,
+            prompt_count=len(tokens),
+            token_limit=limit,
+            arrival_us=now_us,
+            prefix=chain,
+            adapter=request.adapter,
+            deadline_us=now_us + timeout_us if timeout_us else 0,
+        )
+        seed = request.sampling.seed
+        generation = Generation(
+            request,
+            token_limit=limit,
+            seed=secrets.randbits(63) if seed is None else seed,
+            eos_ids=self._model.eos_ids,
+            token_bytes=self._codec.token_bytes,
+            constraint=constraint,
+        )
+        meter = RequestMeter(
+            input_count=len(tokens),
+            request_bytes=request_bytes(request),
+            compute_limit_us=request.compute_limit_us,
+        )
+        return Job(request, arrival, tokens, chain, generation, meter, drafter, [])

@@ -1,0 +1,88 @@
+"""Between engine.v1's messages and the values on both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from farthing.api.engine.v1 import engine_pb2
+from farthing.api.inference.v1 import inference_pb2
+from farthing.inference import wire
+from farthing.inference.batch.loop import Emission, Totals
+from farthing.inference.core.request import DoneEvent, TokenEvent
+from farthing.kit import errors
+
+_KINDS: dict[str, type[errors.FarthingError]] = {
+    kind.__name__: kind
+    for kind in (
+        errors.NotFound,
+        errors.AlreadyExists,
+        errors.FailedPrecondition,
+        errors.ResourceExhausted,
+        errors.Unavailable,
+        errors.Unimplemented,
+        errors.Internal,
+    )
+}
+
+
+def encode_failure(error: errors.FarthingError) -> engine_pb2.Failure:
+    """A domain error."""
+    return engine_pb2.Failure(
+        kind=type(error).__name__,
+        reason=error.reason,
+        message=error.message,
+        metadata=error.metadata,
+        retry_after_ms=error.retry_after_ms,
+    )
+
+
+def decode_failure(failure: engine_pb2.Failure) -> errors.FarthingError:
+    """The error as it was raised; an unknown kind is Internal."""
+    metadata = dict(failure.metadata)
+    if failure.kind == "InvalidArgument":
+        return errors.InvalidArgument(
+            failure.message,
+            field=metadata.get("field", ""),
+            reason=failure.reason,
+            metadata=metadata,
+        )
+    kind = _KINDS.get(failure.kind, errors.Internal)
+    return kind(
+        failure.message,
+        reason=failure.reason,
+        metadata=metadata,
+        retry_after_ms=failure.retry_after_ms,
+    )
+
+
+def encode_events(emissions: Iterable[Emission]) -> engine_pb2.FromEngine:
+    """What a step brought."""
+    message = engine_pb2.FromEngine()
+    for job_id, outcome in emissions:
+        if isinstance(outcome, TokenEvent):
+            event = message.events.add(id=job_id)
+            event.delta.text = outcome.text
+            event.delta.token_count = outcome.token_count
+            if outcome.logprobs:
+                event.delta.logprobs.extend(wire.encode_logprobs(outcome.logprobs))
+        elif isinstance(outcome, DoneEvent):
+            message.events.add(id=job_id, completion=wire.encode_completion(outcome))
+        else:
+            message.events.add(id=job_id, failure=encode_failure(outcome))
+    return message
+
+
+def encode_report(
+    load: inference_pb2.LoadReport, totals: Totals, step_age_us: int
+) -> engine_pb2.Report:
+    """How an engine stands."""
+    return engine_pb2.Report(
+        load=load,
+        step_age_us=step_age_us,
+        busy_us=totals.busy_us,
+        step_count=totals.step_count,
+        guessed_token_count=totals.guessed_count,
+        right_token_count=totals.right_count,
+        pause_count=totals.pause_count,
+        lost_step_count=totals.lost_step_count,
+    )
