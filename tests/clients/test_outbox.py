@@ -49,7 +49,7 @@ class Receiver:
 
 async def _open(tmp_path: Path, *, max_entry_count: int = 1000) -> Outbox:
     outbox = Outbox(
-        tmp_path / "outbox.db",
+        tmp_path / "outbox",
         clock=FakeClock(),
         limits=_FAST,
         max_entry_count=max_entry_count,
@@ -172,7 +172,7 @@ async def test_what_is_refused_for_good_is_set_aside_and_holds_up_nobody(
 
 async def test_age_is_that_of_the_oldest_entry(tmp_path: Path) -> None:
     clock = FakeClock()
-    outbox = Outbox(tmp_path / "outbox.db", clock=clock)
+    outbox = Outbox(tmp_path / "outbox", clock=clock)
     await outbox.open()
     assert outbox.stats().oldest_age_ms == 0
     await outbox.append_durable("charge", "a", b"x")
@@ -243,7 +243,7 @@ def _told_before_the_kill(path: Path) -> set[str]:
 async def test_nothing_reported_durable_is_lost_when_the_process_is_killed(
     tmp_path: Path,
 ) -> None:
-    told = await asyncio.to_thread(_told_before_the_kill, tmp_path / "outbox.db")
+    told = await asyncio.to_thread(_told_before_the_kill, tmp_path / "outbox")
     outbox, receiver = await _open(tmp_path, max_entry_count=10**6), Receiver()
     outbox.attach("charge", receiver.deliver)
     await _drain(outbox)

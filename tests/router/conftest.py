@@ -215,7 +215,7 @@ class LabFactory:
         world.start()
         await documents.get("prices/current")
         outbox = Outbox(
-            self._path / "outbox.sqlite", clock=clock, max_entry_count=outbox_entries
+            self._path / "outbox", clock=clock, max_entry_count=outbox_entries
         )
         await outbox.open()
         self._stack.push_async_callback(outbox.close)

@@ -9,11 +9,11 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
+from farthing.kit.durability import Synchronous
 from farthing.kit.errors import FailedPrecondition, FarthingError, Unavailable
 
-Synchronous = Literal["normal", "full"]
 Result = TypeVar("Result")
 
 _LOCK_WAIT_S = 2.0
