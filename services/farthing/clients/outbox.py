@@ -15,7 +15,7 @@ from farthing.clients.outbox_rounds import SyncRounds
 from farthing.kit.clock import Clock
 from farthing.kit.durability import Synchronous
 from farthing.kit.errors import FarthingError, InvalidArgument, ResourceExhausted
-from farthing.kit.journal import MAX_ID_LENGTH, MAX_PAYLOAD_BYTES, Entry, Journal, Position
+from farthing.kit.journal import MAX_NAME_LENGTH, MAX_PAYLOAD_BYTES, Entry, Journal, Position
 
 __all__ = ["Deliver", "Entry", "LaneLimits", "Outbox", "OutboxStats"]
 
@@ -99,9 +99,7 @@ class Outbox:
         durable one, it is dropped with that one, and logged.
         """
         self._admit(kind, entry_id, payload)
-        if not self._is_scheduled:
-            self._is_scheduled = True
-            self._loop.call_soon(self._write_scheduled)
+        self._schedule()
 
     async def append_durable(self, kind: str, entry_id: str, payload: bytes) -> None:
         """As `append`, returning once the entry is on disk. Unavailable when the disk refuses: it is not kept then."""
@@ -187,9 +185,10 @@ class Outbox:
                 f"a record of {len(payload)} bytes is over {MAX_PAYLOAD_BYTES}",
                 field="payload",
             )
-        if len(entry_id) > MAX_ID_LENGTH:
+        if len(kind) + len(entry_id) > MAX_NAME_LENGTH:
             raise InvalidArgument(
-                f"an id of {len(entry_id)} characters is over {MAX_ID_LENGTH}", field="entry_id"
+                f"kind and id have {len(kind) + len(entry_id)} characters, over {MAX_NAME_LENGTH}",
+                field="entry_id",
             )
         depth = self._depth_count
         if depth >= self._max_entry_count:
@@ -211,10 +210,6 @@ class Outbox:
 
     def _write_scheduled(self) -> None:
         self._is_scheduled = False
-        if self._is_closed:
-            for entry in self._take_queued():
-                _log_lost(entry, "the outbox is closed")
-            return
         if self._rounds is not None:
             self._rounds.begin()
             return
@@ -249,6 +244,8 @@ class Outbox:
     def _reject(self, entries: list[Entry], has_waiter: bool, error: BaseException) -> None:
         """Queue again what could not be written, or drop it with the entry whose appender is told so."""
         kept = entries[: self._overdue_count] if has_waiter else entries
+        if self._is_closed:
+            kept = []
         for entry in entries[len(kept) :]:
             _log_lost(entry, error)
         self._forget(len(entries) - len(kept))
@@ -288,5 +285,5 @@ class Outbox:
             self._empty.set()
 
 
-def _log_lost(entry: Entry, reason: object) -> None:
-    _log.error("the record %s %s was not kept: %s", entry.kind, entry.id, reason)
+def _log_lost(entry: Entry, error: BaseException) -> None:
+    _log.error("the record %s %s was not kept: %s", entry.kind, entry.id, error)

@@ -8,17 +8,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 MAX_PAYLOAD_BYTES = 256 * 1024
-MAX_ID_LENGTH = 512
+MAX_NAME_LENGTH = 512  # characters of kind and id together
 
 # None of these bytes occurs in UTF-8, so no text that a caller chose looks like the start of a record.
 _MARK = b"\xf5\xfa\xf8\xff"
 _HEAD = struct.Struct("<4sII")  # mark, length of the body, CRC32 of the body
-_ENTRY = struct.Struct("<BQqBH")  # type, sequence, append_time_ns, bytes of kind, bytes of id
+_ENTRY = struct.Struct("<BQqHH")  # type, sequence, append_time_ns, bytes of kind, bytes of id
 _DONE = struct.Struct("<BQ")  # type, sequence; the kind follows
 _TYPE_ENTRY, _TYPE_DONE, _LAST = 1, 2, 0x80
 _pack_head, _pack_entry, _checksum = _HEAD.pack, _ENTRY.pack, zlib.crc32
-# The largest: a payload, an id of four-byte characters, a kind of 255 bytes.
-MAX_RECORD_BYTES = _HEAD.size + _ENTRY.size + 255 + 4 * MAX_ID_LENGTH + MAX_PAYLOAD_BYTES
+# The largest: every character of the name has four bytes.
+MAX_RECORD_BYTES = _HEAD.size + _ENTRY.size + 4 * MAX_NAME_LENGTH + MAX_PAYLOAD_BYTES
 
 
 class Entry(NamedTuple):
@@ -62,7 +62,9 @@ def encode_write(entries: Sequence[Entry], done: Mapping[str, int]) -> bytes:
         name = kind.encode()
         try:
             own = entry_id.encode()
-        except UnicodeEncodeError:  # half of a surrogate pair must not cost the others their place
+        except (
+            UnicodeEncodeError
+        ):  # half of a surrogate pair must not cost the others their place
             own = entry_id.encode("utf-8", "surrogatepass")
         type_ = _TYPE_ENTRY if left else _TYPE_ENTRY | _LAST
         body = _pack_entry(type_, sequence, time_ns, len(name), len(own)) + name + own + payload
