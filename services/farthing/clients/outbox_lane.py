@@ -122,6 +122,8 @@ class Lane:
                 count = min(len(self._ready), limit)
                 entries = [self._ready.popleft() for _ in range(count)]
             elif self._cursor is not None:
+                # A long backlog is read piece by piece: others run in between, whatever the receiver does.
+                await asyncio.sleep(0)
                 entries = self._read_back(self._cursor, limit)
             else:
                 self._idle = asyncio.get_running_loop().create_future()

@@ -15,7 +15,7 @@ from farthing.kit.journal.records import MAX_RECORD_BYTES, Entry, decode, encode
 from farthing.kit.journal.recovery import Backlog, Recovered, recover
 from farthing.kit.journal.segment import HEADER, Position, Segment
 
-# A minute or so of a busy router, and 30 ms to check at the next start.
+# Seconds to minutes of a busy router, and some 50 ms to check at the next start.
 _SEGMENT_BYTES = 4 * 1024 * 1024
 _READ_BYTES = 2 * MAX_RECORD_BYTES
 _LOCK_WAIT_S = 2.0
@@ -228,7 +228,7 @@ class Journal:
         return segment
 
     def _sweep(self) -> None:
-        """Delete the segments behind which every kind is acknowledged, all but the one that is written."""
+        """Delete the segments in which all is acknowledged, but never the one that is written."""
         kept = []
         for segment in self._segments:
             if segment is self._active or any(

@@ -127,10 +127,8 @@ def _read(path: Path, *, is_last: bool) -> _Contents:
     write: list[Found] = []
     for found in scan(data, expected):
         if found.start != expected:
-            # Something readable follows: this is no broken end, and what lies around the hole is worth having.
+            # What lies around the hole is worth having, when a whole write follows: then this is no broken end.
             contents.holes.append((expected, found.start))
-            contents.take(data, write)
-            write = []
         write.append(found)
         expected = found.end
         if found.is_last:
