@@ -101,6 +101,41 @@ async def test_half_delivered_before_a_restart_is_half_delivered_after_it(
     assert [entry.kind for entry in receiver.entries] == ["charge"] * 10 + ["settle"] * 10
 
 
+async def test_a_batch_that_arrived_says_nothing_of_the_next(outboxes: Outboxes) -> None:
+    outbox, receiver = await outboxes.open(), Receiver()
+
+    async def deliver_once(entries: Sequence[Entry]) -> Mapping[int, str]:
+        refused = await receiver.deliver(entries)
+        receiver.is_down = True
+        return refused
+
+    for n in range(3 * FAST.max_batch_count):
+        outbox.append("charge", f"id{n:02}", b"x")
+    outbox.attach("charge", deliver_once)
+    await eventually(lambda: outbox.stats().retry_count)
+    await outbox.close()
+    receiver.is_down = False
+    outbox = await outboxes.open()
+    assert outbox.stats().depth_count == 2 * FAST.max_batch_count
+    outbox.attach("charge", receiver.deliver)
+    await drain(outbox)
+    assert receiver.ids == [f"id{n:02}" for n in range(3 * FAST.max_batch_count)]
+
+
+async def test_an_entry_that_comes_while_others_are_written_waits_for_nobody_else(
+    outboxes: Outboxes,
+) -> None:
+    outbox = await outboxes.open()
+    async with asyncio.timeout(20):
+        for n in range(100):
+            first = asyncio.create_task(outbox.append_durable("charge", f"a{n}", b"x"))
+            for _ in range(2):  # its round, if there are rounds, is under way then
+                await asyncio.sleep(0)
+            await outbox.append_durable("charge", f"b{n}", b"x")
+            await first
+    assert outbox.stats().depth_count == 200
+
+
 async def test_ids_are_the_receivers_affair(outboxes: Outboxes) -> None:
     outbox, refused = await outboxes.open(), dict[int, str]()
     known: dict[str, bytes] = {}

@@ -70,6 +70,23 @@ def test_what_was_acknowledged_stays_so_when_the_file_that_says_it_is_gone(
         assert set(again.backlogs) == {"settle"}
 
 
+def test_no_entry_gets_the_number_of_one_that_was_acknowledged_in_an_earlier_life(
+    tmp_path: Path,
+) -> None:
+    with opened(tmp_path) as journal:
+        journal.journal.write([_entry(1), _entry(2), _entry(3)])
+        journal.journal.acknowledge("charge", 3)
+        journal.journal.write([])
+    for _ in range(2):
+        with opened(tmp_path) as again:
+            assert again.waiting("charge") == []
+            assert again.journal.next_sequence == 4
+    with opened(tmp_path) as again:
+        again.journal.write([_entry(again.journal.next_sequence)])
+    with opened(tmp_path) as again:
+        assert [entry.sequence for entry in again.waiting("charge")] == [4]
+
+
 def test_a_directory_belongs_to_one_process(tmp_path: Path) -> None:
     with opened(tmp_path):
         with pytest.raises(FailedPrecondition) as caught, opened(tmp_path):
@@ -206,14 +223,15 @@ def test_what_is_staged_is_not_read_before_it_is_committed(tmp_path: Path) -> No
 
 def test_what_is_taken_back_was_never_there(tmp_path: Path) -> None:
     with opened(tmp_path) as journal:
-        journal.journal.write([_entry(1), _entry(2)])
+        journal.journal.write([_entry(1), _entry(2, kind="settle")])
         journal.journal.acknowledge("charge", 1)
         journal.journal.stage([_entry(3, 2_000)])
-        journal.journal.acknowledge("charge", 2)
+        journal.journal.acknowledge("settle", 2)
         journal.journal.take_back()
         journal.journal.write([_entry(4)])
     with opened(tmp_path) as again:
         assert [entry.sequence for entry in again.waiting("charge")] == [4]
+        assert again.waiting("settle") == []
 
 
 def test_a_long_damaged_stretch_is_read_across(tmp_path: Path) -> None:
