@@ -10,7 +10,7 @@ BIN := .venv/bin
 PROTOC := .venvs/protos/bin/python deploy/setup/generate_protos.py
 BUF = .tools/buf/$$(sed -n 's/^VERSION = "\(.*\)"/\1/p' deploy/setup/buf_tool.py)/buf
 ROUNDS ?= 5
-FAULTS := tests/e2e/test_failures.py tests/quota/test_process.py tests/ledger/test_process.py tests/cache/test_process.py tests/clients/test_outbox.py
+FAULTS := tests/e2e/test_failures.py tests/quota/test_process.py tests/ledger/test_process.py tests/cache/test_process.py tests/clients/test_outbox_faults.py
 LINTED := services edge cloud tests deploy
 # Collected by ONNX Runtime unless told otherwise; set for whatever a target starts.
 export ORT_DISABLE_TELEMETRY := 1

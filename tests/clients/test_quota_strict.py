@@ -95,7 +95,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
         register = quota_pb2_grpc.add_QuotaServiceServicer_to_server
         channel, _ = await stack.enter_async_context(serve((register, servicer)))
         outbox = Outbox(
-            tmp_path / "outbox.db",
+            tmp_path / "outbox",
             clock=SystemClock(),
             limits=LaneLimits(min_backoff_ms=1, max_backoff_ms=20),
         )
@@ -164,7 +164,7 @@ async def test_a_denial_is_an_answer_and_forgets_a_dead_key(site: Site) -> None:
 
 
 async def test_nobody_there_is_a_refusal(tmp_path: Path) -> None:
-    outbox = Outbox(tmp_path / "outbox.db", clock=SystemClock())
+    outbox = Outbox(tmp_path / "outbox", clock=SystemClock())
     await outbox.open()
     channel = open_channel(f"127.0.0.1:{free_port()}")
     client = StrictQuotaClient(channel, outbox, deadline_ms=2000)

@@ -214,9 +214,7 @@ class LabFactory:
         world = LiveWorld("edge-site", pool, documents)
         world.start()
         await documents.get("prices/current")
-        outbox = Outbox(
-            self._path / "outbox.sqlite", clock=clock, max_entry_count=outbox_entries
-        )
+        outbox = Outbox(self._path / "outbox", clock=clock, max_entry_count=outbox_entries)
         await outbox.open()
         self._stack.push_async_callback(outbox.close)
         ChargeSender(ledger_channel, outbox)

@@ -121,7 +121,7 @@ def test_a_doubted_instance_wins_only_when_no_other_qualifies(
 def test_the_order_of_instances_changes_nothing(
     request: RequestFeatures, world: World, policy: Policy, budget_nano_usd: int | None
 ) -> None:
-    turned = replace(world, instances=world.instances[::-1])
+    turned = world._replace(instances=world.instances[::-1])
     forth = decide(request, world, policy, budget_nano_usd)
     back = decide(request, turned, policy, budget_nano_usd)
     if forth.chosen is None:
@@ -157,8 +157,7 @@ def test_an_inferior_candidate_never_changes_the_winner(
     worse = replace(worsen(before.instance), instance_id="z-last")
     # As busy as the one it copies, or it would win a tie.
     busy = world.in_flight.get(before.instance.instance_id, 0)
-    more = replace(
-        world,
+    more = world._replace(
         instances=(*world.instances, worse),
         in_flight={**world.in_flight, "z-last": busy},
     )
@@ -171,13 +170,13 @@ def test_a_higher_price_ceiling_never_shuts_anyone_out(
     request: RequestFeatures, world: World, policy: Policy, ceiling: int, more: int
 ) -> None:
     def open_at(limit: int) -> set[tuple[str, str] | None]:
-        wish = replace(request, limits=Limits(max_cost_nano_usd=limit))
+        wish = request._replace(limits=Limits(max_cost_nano_usd=limit))
         return {name_of(c) for c in assess(wish, world) if c.rejection is None}
 
     assert open_at(ceiling) <= open_at(ceiling + more)
-    low = decide(replace(request, limits=Limits(max_cost_nano_usd=ceiling)), world, policy)
+    low = decide(request._replace(limits=Limits(max_cost_nano_usd=ceiling)), world, policy)
     high = decide(
-        replace(request, limits=Limits(max_cost_nano_usd=ceiling + more)), world, policy
+        request._replace(limits=Limits(max_cost_nano_usd=ceiling + more)), world, policy
     )
     if low.chosen is not None and low.chosen.instance.state is InstanceState.READY:
         assert high.chosen is not None
@@ -205,7 +204,7 @@ def test_a_budget_removes_exactly_what_is_estimated_above_it(
 def test_what_no_price_is_known_for_is_never_open(
     request: RequestFeatures, world: World
 ) -> None:
-    bare = replace(world, book=PriceBook.parse({"version": "bare"}))
+    bare = world._replace(book=PriceBook.parse({"version": "bare"}))
     candidates = assess(request, bare)
     assert all(candidate.rejection is not None for candidate in candidates)
     assert bounds(candidates) is None

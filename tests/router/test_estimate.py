@@ -43,7 +43,7 @@ def test_a_longer_prompt_is_never_estimated_lower(
     request: RequestFeatures, world: World, more: int
 ) -> None:
     short = first(request, world)
-    long = first(replace(request, input_bytes=request.input_bytes + more), world)
+    long = first(request._replace(input_bytes=request.input_bytes + more), world)
     for name in _FIGURES:
         assert getattr(short, name) <= getattr(long, name), name
 
@@ -54,7 +54,7 @@ def test_a_longer_answer_is_never_estimated_lower(
     request: RequestFeatures, world: World, more: int
 ) -> None:
     short = first(request, world)
-    long = first(replace(request, max_tokens=request.max_tokens + more), world)
+    long = first(request._replace(max_tokens=request.max_tokens + more), world)
     for name in _FIGURES:
         assert getattr(short, name) <= getattr(long, name), name
 
@@ -66,8 +66,7 @@ def test_a_busier_instance_is_never_estimated_faster(
 ) -> None:
     idle = first(request, world)
     queued = replace(idle.instance, queued_count=idle.instance.queued_count + more)
-    busier = replace(
-        world,
+    busier = world._replace(
         instances=tuple(queued if view is idle.instance else view for view in world.instances),
     )
     busy = first(request, busier)

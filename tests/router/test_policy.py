@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -41,8 +40,8 @@ def test_an_unknown_weight_is_refused_by_name() -> None:
 def test_the_built_in_policies_do_as_they_are_called(
     request: RequestFeatures, world: World
 ) -> None:
-    ready = replace(
-        world, instances=tuple(v for v in world.instances if v.state is InstanceState.READY)
+    ready = world._replace(
+        instances=tuple(v for v in world.instances if v.state is InstanceState.READY)
     )
     cheapest = decide(request, ready, BUILT_IN["cheapest"]).chosen
     assume(cheapest is not None)

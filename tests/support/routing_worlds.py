@@ -142,7 +142,7 @@ requests = st.builds(
     limits=limits,
 )
 easy_requests = requests.map(
-    lambda request: replace(request, model="", needs=frozenset(), limits=ANY_LIMITS)
+    lambda request: request._replace(model="", needs=frozenset(), limits=ANY_LIMITS)
 )
 # Limits that bite now and then, so that there mostly is a winner.
 mild_limits = st.just(ANY_LIMITS) | st.one_of(
@@ -154,7 +154,7 @@ mild_limits = st.just(ANY_LIMITS) | st.one_of(
     st.builds(Limits, privacy=st.sampled_from(Privacy)),
 )
 mild_requests = st.builds(
-    lambda request, limits, needs: replace(request, limits=limits, needs=needs),
+    lambda request, limits, needs: request._replace(limits=limits, needs=needs),
     easy_requests,
     mild_limits,
     st.just(frozenset[str]()) | st.frozensets(st.sampled_from(CAPABILITIES), max_size=1),

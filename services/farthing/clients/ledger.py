@@ -30,7 +30,7 @@ class ChargeSender:
         )
         outbox.attach(CHARGE_KIND, self._deliver)
 
-    async def _deliver(self, entries: Sequence[Entry]) -> Mapping[str, str]:
+    async def _deliver(self, entries: Sequence[Entry]) -> Mapping[int, str]:
         message = repeat_field_one(entry.payload for entry in entries)
         try:
             response: ledger_pb2.RecordChargesResponse = await self._record(
@@ -39,7 +39,7 @@ class ChargeSender:
         except grpc.aio.AioRpcError as error:
             raise decode_error(error) from error
         return {
-            entry.id: _FINAL[outcome]
+            entry.sequence: _FINAL[outcome]
             for entry, outcome in zip(entries, response.outcomes, strict=True)
             if outcome in _FINAL
         }

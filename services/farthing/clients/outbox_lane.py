@@ -7,27 +7,17 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from farthing.kit.errors import FarthingError, InvalidArgument
+from farthing.kit.journal import Backlog, Entry, Journal, Position
 
 _Answer = TypeVar("_Answer")
 _log = logging.getLogger(__name__)
 
-
-class Entry(NamedTuple):
-    """One thing to deliver. `id` is unique within its kind; receivers go by it, for redelivery happens."""
-
-    sequence: int
-    kind: str
-    id: str
-    payload: bytes
-    append_time_ns: int
-
-
-# Delivers entries of one kind, oldest first. Returns the ids that the receiver refused for good, each with the reason;
-# the others are delivered. Raises when it is not known that they are: all are sent again later.
-Deliver = Callable[[Sequence[Entry]], Awaitable[Mapping[str, str]]]
+# Delivers entries of one kind, oldest first. Returns those that the receiver refused for good, by sequence, each with
+# the reason; the others are delivered. Raises when it is not known that they are: all are sent again later.
+Deliver = Callable[[Sequence[Entry]], Awaitable[Mapping[int, str]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,51 +35,60 @@ class LaneLimits:
 class Lane:
     """Delivers the entries of one kind in order.
 
-    Entries up to `_loaded` have been taken into memory; those after it, up to `_highest`, are read
-    from disk when memory has run dry.
+    The oldest are in memory. When there are too many, those behind them are counted only, and read from the
+    journal, `_cursor` onwards, when memory has run dry.
     """
 
     def __init__(
         self,
         kind: str,
         limits: LaneLimits,
-        load: Callable[[str, int], Awaitable[list[Entry]]],
-        finish: Callable[[Sequence[Entry], Mapping[str, str]], None],
+        journal: Journal,
+        *,
+        finish: Callable[[Sequence[Entry], Mapping[int, str]], None],
+        lose: Callable[[int], None],
         jitter: Callable[[], float],
     ) -> None:
-        self._kind, self._limits, self._jitter = kind, limits, jitter
-        self._load, self._finish = load, finish
+        self._kind, self._limits, self._journal = kind, limits, journal
+        self._finish, self._lose, self._jitter = finish, lose, jitter
+        self._max_memory_count = limits.max_memory_count
         self._ready: deque[Entry] = deque()
         self._under_way: Sequence[Entry] = ()
-        self._loaded = self._highest = 0
-        self._adopted_ns: int | None = None
-        self._wake = asyncio.Event()
+        self._cursor: Position | None = None
+        self._behind_count = self._behind_time_ns = 0
+        self._taken_sequence = 0
+        self._idle: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self.delivered_count = 0
         self.retry_count = 0
 
-    def adopt(self, highest: int, oldest_ns: int) -> None:
-        """Take over entries on disk up to sequence `highest`."""
-        self._highest, self._adopted_ns = highest, oldest_ns
-        self._wake.set()
+    def adopt(self, backlog: Backlog) -> None:
+        """Take over what an earlier process left."""
+        self._cursor, self._behind_count = backlog.position, backlog.count
+        self._taken_sequence, self._behind_time_ns = (
+            backlog.after_sequence,
+            backlog.oldest_time_ns,
+        )
 
-    def offer(self, entry: Entry) -> None:
-        """Take an entry that has just been written."""
-        is_next = self._loaded == self._highest
-        self._highest = max(self._highest, entry.sequence)
-        if is_next and len(self._ready) < self._limits.max_memory_count:
-            self._ready.append(entry)
-            self._loaded = entry.sequence
-        self._wake.set()
+    def offer(self, entry: Entry, position: Position) -> None:
+        """Take an entry that has just been written, at or behind `position`."""
+        if self._cursor is None:
+            if len(self._ready) < self._max_memory_count:
+                self._ready.append(entry)
+                if self._idle is not None:
+                    self._wake()
+                return
+            self._cursor, self._behind_time_ns = position, entry.append_time_ns
+        self._behind_count += 1
 
     def oldest_ns(self) -> int | None:
-        """When the oldest entry was appended; None when there is none."""
-        if self._adopted_ns is not None:
-            return self._adopted_ns
+        """When the oldest entry was appended, or a time before; None when there is none. Any thread may ask."""
         for entries in (self._under_way, self._ready):
-            if entries:
+            try:
                 return entries[0].append_time_ns
-        return None
+            except IndexError:
+                continue
+        return self._behind_time_ns if self._behind_count else None
 
     def start(self, deliver: Deliver) -> None:
         """Deliver by `deliver` from now on."""
@@ -103,46 +102,64 @@ class Lane:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
+    def _wake(self) -> None:
+        idle, self._idle = self._idle, None
+        if idle is not None and not idle.done():
+            idle.set_result(None)
+
     async def _run(self, deliver: Deliver) -> None:
         while True:
             self._under_way = await self._persist(self._take)
-            self._adopted_ns = None
             await self._deliver(deliver, self._under_way)
             self._under_way = ()
 
     async def _take(self) -> Sequence[Entry]:
+        limit = self._limits.max_batch_count
         while True:
             if self._ready:
-                if len(self._ready) < self._limits.max_batch_count:
+                if len(self._ready) < limit:
                     await asyncio.sleep(self._limits.linger_ms / 1000)
-                count = min(len(self._ready), self._limits.max_batch_count)
-                return [self._ready.popleft() for _ in range(count)]
-            if self._loaded < self._highest:
-                highest = self._highest
-                entries = await self._load(self._kind, self._loaded)
-                self._loaded = entries[-1].sequence if entries else highest
-                if entries:
-                    return entries
+                count = min(len(self._ready), limit)
+                entries = [self._ready.popleft() for _ in range(count)]
+            elif self._cursor is not None:
+                # A long backlog is read piece by piece: others run in between, whatever the receiver does.
+                await asyncio.sleep(0)
+                entries = self._read_back(self._cursor, limit)
+            else:
+                self._idle = asyncio.get_running_loop().create_future()
+                await self._idle
                 continue
-            self._adopted_ns = None
-            self._wake.clear()
-            await self._wake.wait()
+            if entries:
+                self._taken_sequence = entries[-1].sequence
+                return entries
+
+    def _read_back(self, cursor: Position, limit: int) -> list[Entry]:
+        entries, rest = self._journal.read(self._kind, self._taken_sequence, cursor, limit)
+        self._behind_count -= len(entries)
+        if entries:
+            self._behind_time_ns = entries[-1].append_time_ns
+        if rest is None and self._behind_count:
+            lost, self._behind_count = self._behind_count, 0
+            self._lose(lost)
+        self._cursor = rest if self._behind_count else None
+        return entries
 
     async def _deliver(self, deliver: Deliver, entries: Sequence[Entry]) -> None:
-        async def attempt() -> Mapping[str, str] | None:
+        async def attempt() -> bool:
             try:
-                return await deliver(entries)
+                refused = await deliver(entries)
             except InvalidArgument as error:
-                return {entries[0].id: error.message} if len(entries) == 1 else None
+                if len(entries) > 1:
+                    return False
+                refused = {entries[0].sequence: error.message}
+            self._finish(entries, refused)
+            self.delivered_count += len(entries) - len(refused)
+            return True
 
-        refused = await self._persist(attempt)
-        if refused is None:
+        if not await self._persist(attempt):
             # One malformed entry must not hold up the rest for ever: find it by sending singly.
             for entry in entries:
                 await self._deliver(deliver, [entry])
-            return
-        self._finish(entries, refused)
-        self.delivered_count += len(entries) - len(refused)
 
     async def _persist(self, attempt: Callable[[], Awaitable[_Answer]]) -> _Answer:
         failure_count = 0

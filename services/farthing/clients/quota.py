@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,7 @@ class ReserveRequest:
     traceparent: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Reserved:
+class Reserved(NamedTuple):
     """`granted_nano_usd` is held, min_amount..amount, until `expire_ms`, unix milliseconds."""
 
     granted_nano_usd: int

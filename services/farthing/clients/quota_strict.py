@@ -196,7 +196,7 @@ class StrictQuotaClient:
             self._doubts[request.hold_id] = None
             self._resolve_doubts()
 
-    async def _deliver(self, entries: Sequence[Entry]) -> Mapping[str, str]:
+    async def _deliver(self, entries: Sequence[Entry]) -> Mapping[int, str]:
         message = repeat_field_one(entry.payload for entry in entries)
         try:
             response: quota_pb2.BatchSettleResponse = await self._settle(
@@ -209,7 +209,7 @@ class StrictQuotaClient:
             if result.outcome in _FINAL:
                 # Giving back a hold that was never made, or was given back before, is no loss.
                 if quota_pb2.Settlement.FromString(entry.payload).amount_nano_usd > 0:
-                    refused[entry.id] = _FINAL[result.outcome]
+                    refused[entry.sequence] = _FINAL[result.outcome]
         return refused
 
     def _remember(self, key_digest: bytes, principal: Principal) -> None:

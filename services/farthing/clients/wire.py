@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 def nested_field(number: int, payload: bytes) -> bytes:
-    """The encoding of a field, numbered 1 to 15, that holds an encoded message; appended to a message, it is part of it."""
+    """The encoding of a field, numbered 1 to 15, that holds an encoded message: appended to one, it is part of it."""
     size, head = len(payload), bytearray((number << 3 | 2,))
     while size >= 0x80:
         head.append(size & 0x7F | 0x80)

@@ -9,8 +9,9 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from farthing.kit.durability import Synchronous
 from farthing.kit.sqlite_group import (
     Group,
     Result,
@@ -20,8 +21,6 @@ from farthing.kit.sqlite_group import (
     explain,
     resolve,
 )
-
-Synchronous = Literal["normal", "full"]
 
 _log = logging.getLogger(__name__)
 

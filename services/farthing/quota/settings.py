@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from farthing.kit.durability import Synchronous, parse_synchronous
 from farthing.kit.settings import ServiceSettings, SettingsError, setting
-from farthing.kit.sqlite_writer import Synchronous
 from farthing.quota.core.keys import MIN_CHOSEN_SECRET_CHARS
 
 
@@ -47,14 +47,7 @@ class QuotaSettings(ServiceSettings):
 
     def resolve_synchronous(self) -> Synchronous:
         """The durability of a commit. SettingsError on an unknown word."""
-        if self.synchronous == "normal":
-            return "normal"
-        if self.synchronous == "full":
-            return "full"
-        raise SettingsError(
-            f"FARTHING_QUOTA_SYNCHRONOUS={self.synchronous!r} is unknown; use normal or full",
-            env="FARTHING_QUOTA_SYNCHRONOUS",
-        )
+        return parse_synchronous(self.synchronous, env="FARTHING_QUOTA_SYNCHRONOUS")
 
     def resolve_bootstrap_admin_key(self) -> str:
         """The secret, or "". SettingsError when it is too short to be one."""

@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from farthing.kit.durability import Synchronous
 from farthing.kit.errors import FailedPrecondition
 from farthing.kit.sqlite_group import Writer
 from farthing.kit.sqlite_inline import InlineSqliteWriter
-from farthing.kit.sqlite_writer import SqliteWriter, Synchronous
+from farthing.kit.sqlite_writer import SqliteWriter
 from farthing.quota import sqlite_rows as rows
 from farthing.quota.core import transitions
 from farthing.quota.core.books import Books, Changes

@@ -42,7 +42,11 @@ async def serve(settings: RouterSettings, process: ServiceProcess) -> None:
         "cache": channel("cache", settings.cache_address),
         "ledger": channel("ledger", settings.ledger_address),
     }
-    outbox = Outbox(settings.resolve_data_dir("router") / "outbox.sqlite", clock=process.clock)
+    outbox = Outbox(
+        settings.resolve_data_dir("router") / "outbox",
+        clock=process.clock,
+        synchronous=settings.resolve_synchronous(),
+    )
     await outbox.open()
     ChargeSender(channels["ledger"], outbox)
     quota = StrictQuotaClient(channels["quota"], outbox, deadline_ms=settings.quota_deadline_ms)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from farthing.kit.durability import Synchronous, parse_synchronous
 from farthing.kit.settings import ServiceSettings, setting
 
 
@@ -45,6 +46,12 @@ class RouterSettings(ServiceSettings):
         doc="Longest wait for the quota service; later is a refusal.",
         unit="ms",
     )
+    synchronous: str = setting(
+        "normal",
+        env="FARTHING_ROUTER_SYNCHRONOUS",
+        doc="How safe a charge is before the client sees its result: normal survives the death of the process; "
+        "full the loss of power too, for an fsync per group of requests.",
+    )
     coalesce_ms: int = setting(
         20,
         env="FARTHING_ROUTER_COALESCE_MS",
@@ -57,3 +64,7 @@ class RouterSettings(ServiceSettings):
         doc="Open streams from which on deltas are coalesced.",
         unit="count",
     )
+
+    def resolve_synchronous(self) -> Synchronous:
+        """The durability of the outbox. SettingsError on an unknown word."""
+        return parse_synchronous(self.synchronous, env="FARTHING_ROUTER_SYNCHRONOUS")

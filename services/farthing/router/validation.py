@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import NamedTuple
 
 from farthing.api.common.v1 import common_pb2
 from farthing.api.inference.v1 import inference_pb2
@@ -18,6 +20,8 @@ _MAX_TAG_LENGTH = 64
 _MAX_MODEL_LENGTH = 256
 _MAX_MESSAGES = 1024
 _MAX_REGIONS = 64
+_KEPT_COUNT = 1024
+_KEPT_BYTES = 512
 _ROLES = frozenset(inference_pb2.Role.values()) - {inference_pb2.ROLE_UNSPECIFIED}
 _FORMAT_KINDS = frozenset(inference_pb2.ResponseFormatKind.values())
 _ANY_MODEL = ("", "auto")
@@ -43,7 +47,7 @@ _RANGES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CheckedRequest:
     """A request that may be answered. `reads_cache` and `writes_cache` are already decided."""
 
@@ -81,23 +85,17 @@ class CheckedRequest:
 
 def check_request(request: router_pb2.GenerateRequest) -> CheckedRequest:
     """InvalidArgument on the first thing wrong."""
-    given, wishes = request.input, request.constraints
+    given = request.input
     _check_tag("request_id", request.request_id)
     _check_tag("conversation_id", request.conversation_id)
     _check_tag("model", request.model, _MAX_MODEL_LENGTH)
-    _check_tag("constraints.task", wishes.task)
-    _check_tag("constraints.policy", wishes.policy)
+    encoded = request.constraints.SerializeToString()
+    # What is unusually long is not kept.
+    read = _read_wishes if len(encoded) <= _KEPT_BYTES else _read_wishes.__wrapped__
+    wishes = read(encoded)
     input_bytes = _check_prompt(given)
-    if given.HasField("sampling"):
-        _check_sampling(given.sampling)
+    is_repeatable = _check_sampling(given.sampling.SerializeToString())
     _check_output(given)
-    deterministic = given.sampling.temperature == 0 or given.sampling.HasField("seed")
-    mode = wishes.cache_mode
-    if mode == router_pb2.CACHE_MODE_UNSPECIFIED:
-        reads = writes = deterministic
-    else:
-        reads = mode in (router_pb2.CACHE_MODE_READ, router_pb2.CACHE_MODE_READ_WRITE)
-        writes = mode == router_pb2.CACHE_MODE_READ_WRITE
     return CheckedRequest(
         request_id=request.request_id or new_id("req"),
         conversation_id=request.conversation_id,
@@ -109,13 +107,38 @@ def check_request(request: router_pb2.GenerateRequest) -> CheckedRequest:
             model="" if request.model in _ANY_MODEL else request.model,
             task=wishes.task,
             needs=_needs(given),
-            limits=_limits(wishes),
+            limits=wishes.limits,
         ),
         policy=wishes.policy,
         priority=wishes.priority,
-        reads_cache=reads,
-        writes_cache=writes,
+        reads_cache=is_repeatable if wishes.reads_cache is None else wishes.reads_cache,
+        writes_cache=is_repeatable if wishes.writes_cache is None else wishes.writes_cache,
     )
+
+
+class _Wishes(NamedTuple):
+    """Constraints as values. Whether the cache is used is None where the request as such decides."""
+
+    limits: Limits
+    task: str
+    policy: str
+    priority: common_pb2.Priority
+    reads_cache: bool | None
+    writes_cache: bool | None
+
+
+# A program's requests have much the same wishes: each kind is checked once.
+@lru_cache(maxsize=_KEPT_COUNT)
+def _read_wishes(encoded: bytes) -> _Wishes:
+    wishes = router_pb2.Constraints.FromString(encoded)
+    _check_tag("constraints.task", wishes.task)
+    _check_tag("constraints.policy", wishes.policy)
+    limits, mode = _limits(wishes), wishes.cache_mode
+    reads = writes = None
+    if mode != router_pb2.CACHE_MODE_UNSPECIFIED:
+        reads = mode in (router_pb2.CACHE_MODE_READ, router_pb2.CACHE_MODE_READ_WRITE)
+        writes = mode == router_pb2.CACHE_MODE_READ_WRITE
+    return _Wishes(limits, wishes.task, wishes.policy, wishes.priority, reads, writes)
 
 
 def _check_tag(field: str, value: str, most: int = _MAX_TAG_LENGTH) -> None:
@@ -148,7 +171,10 @@ def _check_prompt(given: inference_pb2.GenerationInput) -> int:
     return size
 
 
-def _check_sampling(sampling: inference_pb2.SamplingParams) -> None:
+@lru_cache(maxsize=_KEPT_COUNT)
+def _check_sampling(encoded: bytes) -> bool:
+    """Whether the same request gets the same answer again."""
+    sampling = inference_pb2.SamplingParams.FromString(encoded)
     for name, least, greatest in _RANGES:
         value = getattr(sampling, name)
         if sampling.HasField(name) and not least <= value <= greatest:  # NaN fails as well
@@ -158,6 +184,7 @@ def _check_sampling(sampling: inference_pb2.SamplingParams) -> None:
                 f"..{greatest:g}",
                 field=field,
             )
+    return sampling.temperature == 0 or sampling.HasField("seed")
 
 
 def _check_output(given: inference_pb2.GenerationInput) -> None:

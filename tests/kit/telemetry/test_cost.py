@@ -29,7 +29,7 @@ def usage(
 
 
 def test_the_exact_amount_and_the_double_agree() -> None:
-    attributes = describe_cost(usage())
+    attributes = describe_cost(usage()).values
     assert attributes[names.COST_NANO_USD] == 1234
     assert attributes[names.GEN_AI_USAGE_COST_AMOUNT] == pytest.approx(1.234e-6)
     assert attributes[names.GEN_AI_USAGE_COST_CURRENCY] == "USD"
@@ -44,7 +44,7 @@ def test_the_exact_amount_and_the_double_agree() -> None:
     )
 )
 def test_line_attributes_add_up_to_the_total(lines: list[tuple[str, int]]) -> None:
-    attributes = describe_cost(usage(tuple(lines)))
+    attributes = describe_cost(usage(tuple(lines))).values
     amounts = [
         value
         for key, value in attributes.items()
@@ -54,7 +54,7 @@ def test_line_attributes_add_up_to_the_total(lines: list[tuple[str, int]]) -> No
 
 
 def test_other_readers_find_the_cost_under_their_names() -> None:
-    attributes = describe_cost(usage(), ("langfuse", "openinference", "mlflow"))
+    attributes = describe_cost(usage(), ("langfuse", "openinference", "mlflow")).values
     assert json.loads(str(attributes[names.LANGFUSE_COST_DETAILS])) == {"total": 1.234e-06}
     assert json.loads(str(attributes[names.MLFLOW_LLM_COST])) == {"total_cost": 1.234e-06}
     assert attributes[names.LLM_TOKEN_COUNT_PROMPT] == 12

@@ -24,6 +24,7 @@ class Receiver(services.TraceServiceServicer):
 
     def __init__(self, refuse_count: int = 0) -> None:
         self.requests: list[messages.ExportTraceServiceRequest] = []
+        self.metadata: list[dict[str, str | bytes]] = []
         self.refused_count = 0
         self._refuse_count = refuse_count
 
@@ -34,6 +35,7 @@ class Receiver(services.TraceServiceServicer):
             self.refused_count += 1
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "not now")
         self.requests.append(request)
+        self.metadata.append(dict(context.invocation_metadata()))
         return messages.ExportTraceServiceResponse()
 
     def spans(self) -> list[WireSpan]:
@@ -113,6 +115,55 @@ async def test_spans_of_several_batches_arrive_once_and_in_order(
         recorder.start(str(number)).end()
     await exporter.stop()
     assert [span.name for span in receiver.spans()] == [str(number) for number in range(1500)]
+    assert recorder.dropped_count == 0
+
+
+async def test_large_spans_go_in_requests_that_receivers_take(
+    receiver: Receiver, port: int
+) -> None:
+    recorder = SpanRecorder()
+    exporter = SpanExporter(recorder, endpoint(port), RESOURCE)
+    exporter.start()
+    for number in range(100):
+        recorder.start(str(number), attributes={names.DECISION_REJECTED: "x" * 50_000}).end()
+    await exporter.stop()
+    assert [span.name for span in receiver.spans()] == [str(number) for number in range(100)]
+    assert max(request.ByteSize() for request in receiver.requests) < 2 << 20
+
+
+async def test_the_sdks_environment_variables_hold(
+    receiver: Receiver, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=acme")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
+    recorder = SpanRecorder()
+    exporter = SpanExporter(recorder, endpoint(port), RESOURCE)
+    exporter.start()
+    recorder.start("work").end()
+    await exporter.stop()
+    assert [span.name for span in receiver.spans()] == ["work"]
+    assert receiver.metadata[0]["x-tenant"] == "acme"
+
+
+async def test_a_receiver_that_comes_back_gets_what_it_missed_once_and_in_order(
+    port: int,
+) -> None:
+    first, second = Receiver(), Receiver()
+    server = listen(first, port)
+    recorder = SpanRecorder()
+    exporter = SpanExporter(recorder, endpoint(port), RESOURCE)
+    exporter.start()
+    recorder.start("before").end()
+    await eventually(lambda: len(first.spans()) == 1)
+    server.stop(0).wait()
+    for number in range(3):
+        recorder.start(f"meanwhile {number}").end()
+    await eventually(lambda: recorder.waiting_count == 0)  # the exporter has them
+    server = listen(second, port)
+    await eventually(lambda: len(second.spans()) == 3)
+    await exporter.stop()
+    server.stop(0).wait()
+    assert [span.name for span in second.spans()] == [f"meanwhile {n}" for n in range(3)]
     assert recorder.dropped_count == 0
 
 

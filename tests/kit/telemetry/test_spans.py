@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from farthing.kit.telemetry.spans import NullRecorder, SpanRecorder, TraceContext
+from farthing.kit.telemetry.attributes import Description, SharedAttributes
+from farthing.kit.telemetry.spans import NullRecorder, SpanRecord, SpanRecorder, TraceContext
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN = "00f067aa0ba902b7"
@@ -107,11 +108,61 @@ def test_a_full_ring_gives_up_the_oldest_and_counts_them() -> None:
     assert recorder.dropped_count == 2
 
 
+def test_what_was_set_on_a_span_stands_before_what_it_shares() -> None:
+    recorder = SpanRecorder()
+    shared = SharedAttributes({"a": 1, "b": 1})
+    span = recorder.start("work", attributes=Description((shared,), {"b": 2}))
+    span.update(Description((SharedAttributes({"c": 1, "d": 1}),), {"d": 2}))
+    span.set("c", 3)
+    span.end()
+    (record,) = recorder.drain(10)
+    assert record.attributes == {"a": 1, "b": 2, "c": 3, "d": 2}
+    assert shared.values == {"a": 1, "b": 1}
+
+
+def names_as_bytes(record: SpanRecord) -> bytes:
+    if record.name == "odd":
+        raise ValueError("cannot be encoded")
+    return record.name.encode()
+
+
+def test_with_an_encoder_spans_are_kept_as_bytes_also_those_that_ended_before() -> None:
+    recorder = SpanRecorder()
+    recorder.start("early").end()
+    recorder.encode_with(names_as_bytes)
+    recorder.start("late").end()
+    assert recorder.drain_encoded(10, 1_000) == [b"early", b"late"]
+    assert recorder.drain_encoded(10, 1_000) == []
+
+
+def test_a_batch_ends_at_its_count_or_where_it_reaches_its_bytes() -> None:
+    recorder = SpanRecorder()
+    recorder.encode_with(names_as_bytes)
+    for name in ("aaaa", "bbbb", "cccc", "dddd", "eeee"):
+        recorder.start(name).end()
+    assert recorder.drain_encoded(10, 6) == [b"aaaa", b"bbbb"]
+    assert recorder.drain_encoded(2, 1_000) == [b"cccc", b"dddd"]
+    assert recorder.drain_encoded(10, 1) == [b"eeee"]
+
+
+def test_a_span_that_cannot_be_encoded_is_counted_and_spares_the_work_it_tells_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    recorder = SpanRecorder()
+    recorder.start("odd").end()
+    recorder.encode_with(names_as_bytes)
+    for name in ("first", "odd", "second"):
+        recorder.start(name).end("ok")
+    assert recorder.drain_encoded(10, 1_000) == [b"first", b"second"]
+    assert (recorder.recorded_count, recorder.dropped_count) == (4, 2)
+    assert "'odd' could not be encoded" in caplog.text
+
+
 def test_the_exporter_is_woken_when_a_full_batch_waits() -> None:
     recorder = SpanRecorder()
     woken = threading.Event()
     recorder.on_full_batch(woken.set)
-    for _ in range(512):
+    for _ in range(1024):
         recorder.start("work").end()
     assert not woken.is_set()
     recorder.start("work").end()

@@ -6,9 +6,11 @@ import hashlib
 from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 
 from farthing.kit.errors import Unauthenticated
 from farthing.kit.telemetry import names
+from farthing.kit.telemetry.attributes import Description, SharedAttributes
 from farthing.kit.telemetry.spans import Span, SpanRecorder, TraceContext
 
 
@@ -38,12 +40,19 @@ class CallContext:
     def start_items(self, traceparents: Iterable[str]) -> list[Span]:
         """Spans of this call in the traces of the requests that it serves together; the handler ends them."""
         parents = map(TraceContext.from_traceparent, traceparents)
-        attributes = {names.RPC_SYSTEM: "grpc", names.RPC_METHOD: self.method}
+        attributes = describe_method(self.method)
         return [
             self.recorder.start(self.method, names.KIND_SERVER, parent, attributes)
             for parent in parents
             if parent is not None
         ]
+
+
+@cache  # there are as many as methods are served
+def describe_method(method: str) -> Description:
+    """Attributes of the span of a call to `method`, its full name."""
+    shared = SharedAttributes({names.RPC_SYSTEM: "grpc", names.RPC_METHOD: method})
+    return Description((shared,), {})
 
 
 _current: ContextVar[CallContext] = ContextVar("farthing_call")

@@ -153,7 +153,7 @@ class _Scope:
             method,
             names.KIND_SERVER,
             TraceContext.from_traceparent(traceparent),
-            {names.RPC_SYSTEM: "grpc", names.RPC_METHOD: method},
+            call_context.describe_method(method),
         )
         remaining = context.time_remaining()
         self.budget_s = default_s if remaining is None else max(0.0, remaining - _MARGIN_S)

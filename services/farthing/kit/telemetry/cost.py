@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from farthing.kit.errors import InvalidArgument
 from farthing.kit.telemetry import names
-from farthing.kit.telemetry.spans import AttributeValue
+from farthing.kit.telemetry.attributes import AttributeValue, Description, SharedAttributes
 
 _NANO_PER_USD = 1e9
+_MOST_KEPT = 64
 
 
 @dataclass(slots=True)
@@ -31,15 +33,13 @@ class PricedUsage:
     queue_us: int = 0
 
 
-def describe_cost(
-    usage: PricedUsage, dialects: Iterable[str] = ()
-) -> dict[str, AttributeValue]:
+def describe_cost(usage: PricedUsage, dialects: Iterable[str] = ()) -> Description:
     """Attributes for the leaf inference span: OpenTelemetry's and ours, then those of `dialects`.
 
     The double in `gen_ai.usage.cost.amount` is a view; `farthing.cost.nano_usd` is exact. InvalidArgument names an
     unknown dialect.
     """
-    attributes = _describe_open_telemetry(usage)
+    own = _describe_open_telemetry(usage)
     for dialect in dialects:
         describe = _DIALECTS.get(dialect)
         if describe is None:
@@ -48,36 +48,50 @@ def describe_cost(
                 field="dialects",
                 metadata={"dialect": dialect},
             )
-        attributes.update(describe(usage))
-    return attributes
+        own.update(describe(usage))
+    return Description((_share_price(usage.price_version, usage.estimated),), own)
 
 
 def _describe_open_telemetry(usage: PricedUsage) -> dict[str, AttributeValue]:
-    attributes: dict[str, AttributeValue] = {
+    own: dict[str, AttributeValue] = {
         names.GEN_AI_USAGE_INPUT_TOKENS: usage.input_token_count,
         names.GEN_AI_USAGE_OUTPUT_TOKENS: usage.output_token_count,
         names.GEN_AI_USAGE_COST_AMOUNT: usage.total_nano_usd / _NANO_PER_USD,
-        names.GEN_AI_USAGE_COST_CURRENCY: "USD",
-        names.GEN_AI_USAGE_COST_SOURCE: "local",
         names.COST_NANO_USD: usage.total_nano_usd,
-        names.COST_PRICE_VERSION: usage.price_version,
         names.COST_CHARGE_ID: usage.charge_id,
-        names.COST_ESTIMATED: usage.estimated,
     }
     for kind, amount_nano_usd in usage.lines:
-        key = f"{names.COST_LINE_PREFIX}{kind}.nano_usd"
-        earlier = attributes.get(key, 0)
-        attributes[key] = amount_nano_usd + (earlier if isinstance(earlier, int) else 0)
-    for key, count in (
-        (names.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, usage.cached_input_token_count),
-        (names.GEN_AI_USAGE_REASONING_OUTPUT_TOKENS, usage.reasoning_token_count),
-        (names.ENERGY_UJ, usage.energy_uj),
-        (names.COMPUTE_US, usage.compute_us),
-        (names.QUEUE_US, usage.queue_us),
-    ):
-        if count:
-            attributes[key] = count
-    return attributes
+        key = _line_key(kind)
+        earlier = own.get(key, 0)
+        own[key] = amount_nano_usd + (earlier if isinstance(earlier, int) else 0)
+    if usage.cached_input_token_count:
+        own[names.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS] = usage.cached_input_token_count
+    if usage.reasoning_token_count:
+        own[names.GEN_AI_USAGE_REASONING_OUTPUT_TOKENS] = usage.reasoning_token_count
+    if usage.energy_uj:
+        own[names.ENERGY_UJ] = usage.energy_uj
+    if usage.compute_us:
+        own[names.COMPUTE_US] = usage.compute_us
+    if usage.queue_us:
+        own[names.QUEUE_US] = usage.queue_us
+    return own
+
+
+@lru_cache(_MOST_KEPT)
+def _share_price(price_version: str, estimated: bool) -> SharedAttributes:
+    return SharedAttributes(
+        {
+            names.GEN_AI_USAGE_COST_CURRENCY: "USD",
+            names.GEN_AI_USAGE_COST_SOURCE: "local",
+            names.COST_PRICE_VERSION: price_version,
+            names.COST_ESTIMATED: estimated,
+        }
+    )
+
+
+@lru_cache(_MOST_KEPT)
+def _line_key(kind: str) -> str:
+    return f"{names.COST_LINE_PREFIX}{kind}.nano_usd"
 
 
 def _describe_langfuse(usage: PricedUsage) -> dict[str, AttributeValue]:

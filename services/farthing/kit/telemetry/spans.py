@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 from farthing.kit.ids import new_span_id, new_trace_id
+from farthing.kit.telemetry.attributes import (
+    Attributes,
+    AttributeValue,
+    Description,
+    SharedAttributes,
+)
 
-AttributeValue = str | bool | int | float | Sequence[str]
-Attributes = Mapping[str, AttributeValue]
+_LOG = logging.getLogger("farthing.telemetry")
+
 SpanKind = Literal["internal", "server", "client", "producer", "consumer"]
 SpanStatus = Literal["unset", "ok", "error"]
 
 DEFAULT_CAPACITY = 16_384  # spans; at about 1 KiB each the ring stays below 16 MiB
-_WAKE_AT = 512  # spans waiting that wake the exporter before its period is over
+_WAKE_AT = 1024  # spans waiting that wake the exporter before its period is over
 _SAMPLE_BITS = 56  # W3C trace context level 2: the random part of a trace id
 
 # Version 00 has exactly four fields; later versions may add fields after a dash.
@@ -65,7 +72,7 @@ class SpanEvent(NamedTuple):
 
 
 class SpanRecord(NamedTuple):
-    """A finished span, as the exporter takes it from the ring."""
+    """A finished span, as the recorder keeps it or has it encoded."""
 
     name: str
     kind: SpanKind
@@ -73,18 +80,24 @@ class SpanRecord(NamedTuple):
     parent_span_id: str  # empty for a root
     start_ns: int
     end_ns: int
-    attributes: Attributes
+    own: Attributes
     events: Sequence[SpanEvent]
     status: SpanStatus
     message: str
+    shared: tuple[SharedAttributes, ...] = ()
+
+    @property
+    def attributes(self) -> Attributes:
+        """All attributes, the shared ones first."""
+        return Description(self.shared, self.own).values
 
 
 class Span:
     """A running span. `end` hands it over; later calls change nothing."""
 
     __slots__ = (
-        "_attributes", "_events", "_keep", "_kind", "_now_ns", "_parent_span_id", "_start_ns",
-        "context", "name",
+        "_events", "_keep", "_kind", "_now_ns", "_own", "_parent_span_id", "_shared",
+        "_start_ns", "context", "name",
     )  # fmt: skip
 
     def __init__(
@@ -93,19 +106,24 @@ class Span:
         kind: SpanKind,
         context: TraceContext,
         parent_span_id: str,
-        attributes: Attributes | None,
+        attributes: Attributes | Description | None,
         keep: Callable[[SpanRecord], None] | None,
         now_ns: Callable[[], int],
     ) -> None:
         self.name = name
         self.context = context
+        self._keep = keep
+        if keep is None:
+            return  # nothing reads the rest
         self._kind = kind
         self._parent_span_id = parent_span_id
-        self._attributes: dict[str, AttributeValue] = dict(attributes) if attributes else {}
+        self._own: dict[str, AttributeValue] = {}
+        self._shared: tuple[SharedAttributes, ...] = ()
         self._events: list[SpanEvent] = []
-        self._keep = keep
         self._now_ns = now_ns
-        self._start_ns = now_ns() if keep is not None else 0
+        self._start_ns = now_ns()
+        if attributes is not None:
+            self.update(attributes)
 
     @property
     def recording(self) -> bool:
@@ -115,12 +133,17 @@ class Span:
     def set(self, key: str, value: AttributeValue) -> None:
         """Set one attribute; names come from `names`."""
         if self._keep is not None:
-            self._attributes[key] = value
+            self._own[key] = value
 
-    def update(self, attributes: Attributes) -> None:
-        """Set several attributes."""
-        if self._keep is not None:
-            self._attributes.update(attributes)
+    def update(self, attributes: Attributes | Description) -> None:
+        """Set several attributes. One that is set singly stands before one that is shared."""
+        if self._keep is None:
+            return
+        if isinstance(attributes, Description):
+            self._shared += attributes.shared
+            self._own.update(attributes.own)
+        else:
+            self._own.update(attributes)
 
     def event(self, name: str, attributes: Attributes | None = None) -> None:
         """Note that something happened now."""
@@ -141,10 +164,11 @@ class Span:
                 self._parent_span_id,
                 self._start_ns,
                 self._now_ns(),
-                self._attributes,
+                self._own,
                 self._events,
                 status,
                 message,
+                self._shared,
             )
         )
 
@@ -163,7 +187,8 @@ class SpanRecorder:
         capacity_count: int = DEFAULT_CAPACITY,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
-        self._ring: deque[SpanRecord] = deque(maxlen=capacity_count)
+        self._ring: deque[SpanRecord | bytes] = deque(maxlen=capacity_count)
+        self._encode: Callable[[SpanRecord], bytes] | None = None
         self._capacity_count = capacity_count
         self._sample_below = round(min(max(sample_ratio, 0.0), 1.0) * (1 << _SAMPLE_BITS))
         self._now_ns = now_ns
@@ -176,7 +201,7 @@ class SpanRecorder:
         name: str,
         kind: SpanKind = "internal",
         parent: TraceContext | None = None,
-        attributes: Attributes | None = None,
+        attributes: Attributes | Description | None = None,
     ) -> Span:
         """Start a span under `parent`, or a new trace when it is None. Names come from `names`."""
         if parent is not None:
@@ -194,15 +219,34 @@ class SpanRecorder:
         """Call `wake` whenever a full batch waits; it must not block."""
         self._wake = wake
 
+    def encode_with(self, encode: Callable[[SpanRecord], bytes]) -> None:
+        """Keep spans as bytes from now on: `encode` is called as they end, from whichever thread ends them.
+
+        Where spans end they are at hand, and a thread that encodes hundreds at once stalls the others meanwhile.
+        """
+        self._encode = encode
+
     def drain(self, limit_count: int) -> list[SpanRecord]:
-        """Take up to `limit_count` spans, oldest first."""
-        taken: list[SpanRecord] = []
-        try:
-            while len(taken) < limit_count:
-                taken.append(self._ring.popleft())
-        except IndexError:
-            pass  # the ring is empty: asking first would race with the recording threads
-        return taken
+        """Take up to `limit_count` spans, oldest first. For a recorder without an encoder."""
+        spans: list[SpanRecord] = []
+        while len(spans) < limit_count and (item := self._take()) is not None:
+            assert isinstance(item, SpanRecord)
+            spans.append(item)
+        return spans
+
+    def drain_encoded(self, limit_count: int, limit_bytes: int) -> list[bytes]:
+        """Take spans as the encoder makes them, oldest first, until there are so many or they reach `limit_bytes`."""
+        spans: list[bytes] = []
+        size = 0
+        while len(spans) < limit_count and size < limit_bytes:
+            item = self._take()
+            if item is None:
+                break
+            encoded = item if isinstance(item, bytes) else self._encoded(item)
+            if encoded is not None:
+                spans.append(encoded)
+                size += len(encoded)
+        return spans
 
     def count_dropped(self, span_count: int) -> None:
         """Add spans that the exporter had to give up."""
@@ -213,19 +257,42 @@ class SpanRecorder:
         """Spans in the ring."""
         return len(self._ring)
 
+    def _take(self) -> SpanRecord | bytes | None:
+        try:
+            return self._ring.popleft()
+        except IndexError:
+            return (
+                None  # asking first whether it is empty would race with the recording threads
+            )
+
     def _keep(self, record: SpanRecord) -> None:
+        self.recorded_count += 1
+        item: SpanRecord | bytes | None = record
+        if self._encode is not None:
+            item = self._encoded(record)
+        if item is None:
+            return
         ring = self._ring
         waiting_count = len(ring)
         if waiting_count == self._capacity_count:
             self.dropped_count += 1
-        ring.append(record)
-        self.recorded_count += 1
+        ring.append(item)
         if (
             waiting_count >= _WAKE_AT
             and waiting_count % _WAKE_AT == 0
             and self._wake is not None
         ):
             self._wake()
+
+    def _encoded(self, record: SpanRecord) -> bytes | None:
+        """None, logged and counted, where that fails: the work that the span tells of must not fail with it."""
+        assert self._encode is not None
+        try:
+            return self._encode(record)
+        except Exception:
+            _LOG.exception("span %r could not be encoded", record.name)
+            self.dropped_count += 1
+            return None
 
 
 class NullRecorder(SpanRecorder):
@@ -239,7 +306,7 @@ class NullRecorder(SpanRecorder):
         name: str,
         kind: SpanKind = "internal",
         parent: TraceContext | None = None,
-        attributes: Attributes | None = None,
+        attributes: Attributes | Description | None = None,
     ) -> Span:
         """See SpanRecorder. `attributes` are ignored."""
         if parent is not None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
 
 from farthing.clients.instances.view import InstanceState, InstanceView, ModelView
 from farthing.kit.money import format_usd
@@ -14,21 +15,20 @@ from farthing.router.core.policy import Policy
 from farthing.router.core.request import Limits, Privacy, RequestFeatures
 
 _NG_PER_KG = 1_000_000_000_000
+_NOTHING_KNOWN: Mapping[str, int] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class World:
+class World(NamedTuple):
     """Everything outside the request that a decision looks at."""
 
     region: str
     instances: tuple[InstanceView, ...]
     book: PriceBook
-    in_flight: Mapping[str, int] = field(default_factory=dict)
-    typical_output_tokens: Mapping[str, float] = field(default_factory=dict)
+    in_flight: Mapping[str, int] = _NOTHING_KNOWN
+    typical_output_tokens: Mapping[str, float] = _NOTHING_KNOWN
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """The winner, or None, and every other candidate with its reason, cheapest first."""
 
     chosen: Candidate | None

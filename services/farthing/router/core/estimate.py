@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import ceil
+from typing import NamedTuple
 
 from farthing.clients.instances.view import InstanceView, ModelView
 from farthing.pricing import Deployment, Usage, price_total, price_usage, sum_lines
@@ -102,8 +102,7 @@ def quality_of(qualities: Mapping[str, float], task: str) -> float:
     return qualities.get("", 0.5)
 
 
-@dataclass(frozen=True, slots=True)
-class EngineLimits:
+class EngineLimits(NamedTuple):
     """Where an engine has to stop: device time in microseconds, tokens of answer. Both at least 1."""
 
     compute_us: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 DEFAULT_MAX_TOKENS = 256  # what engines take when a request names none; see inference.proto
 
@@ -16,8 +16,7 @@ class Privacy(enum.Enum):
     ANY = "any"
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """Hard limits; 0 or empty is no limit."""
 
     max_cost_nano_usd: int = 0
@@ -28,8 +27,10 @@ class Limits:
     privacy: Privacy = Privacy.ANY
 
 
-@dataclass(frozen=True, slots=True)
-class RequestFeatures:
+NO_LIMITS = Limits()
+
+
+class RequestFeatures(NamedTuple):
     """One request. `model` empty means any; `needs` are capabilities it cannot do without."""
 
     input_bytes: int
@@ -38,4 +39,4 @@ class RequestFeatures:
     model: str = ""
     task: str = ""
     needs: frozenset[str] = frozenset()
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = NO_LIMITS
