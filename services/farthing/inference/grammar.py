@@ -1,4 +1,4 @@
-"""Keeps answers inside a JSON schema, with llguidance: the same for every engine. Imports llguidance when it is made."""
+"""Keeps answers inside a JSON schema, with llguidance: the same for every engine. Imports llguidance when it is used."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ class SchemaCompiler:
             grammar = matcher_class.grammar_from_json_schema(
                 json_schema, defaults={"whitespace_pattern": _WHITE_SPACE}
             )
-            matcher = matcher_class(
-                self._tokenizer, grammar, log_level=0, limits=self._limits
-            )
-        except Exception as error:  # the library raises whatever comes; any of it means this schema
+            matcher = matcher_class(self._tokenizer, grammar, log_level=0, limits=self._limits)
+        except (
+            Exception
+        ) as error:  # the library raises whatever comes; any of it means this schema
             raise _bad_schema(str(error)) from None
         if matcher.is_error():
             raise _bad_schema(matcher.get_error())

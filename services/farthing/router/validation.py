@@ -198,6 +198,12 @@ def _check_output(given: inference_pb2.GenerationInput) -> None:
         if not 1 <= len(text.encode()) <= _MAX_STOP_BYTES:
             field = f"input.stop[{index}]"
             raise InvalidArgument(f"{field} must be 1..{_MAX_STOP_BYTES} bytes", field=field)
+    if given.candidate_count not in (0, 1):
+        raise InvalidArgument(
+            "input.candidate_count must be 0 or 1 here: a request is routed, priced and answered once; send it again"
+            " for another answer",
+            field="input.candidate_count",
+        )
     if not 0 <= given.top_logprobs <= 20:
         raise InvalidArgument("input.top_logprobs must be 0..20", field="input.top_logprobs")
     if given.top_logprobs and not given.logprobs:

@@ -60,6 +60,7 @@ class Member:
         self._check = health_pb2_grpc.HealthStub(self._channel).Check  # type: ignore[attr-defined]
         self._breaker = Breaker()
         self._connected = False
+        self._starting = False
         self.changed = asyncio.Event()
         self.models: dict[str, inference_pb2.ModelInfo] = {}
         self.load = inference_pb2.LoadReport()
@@ -79,7 +80,7 @@ class Member:
         """The instance at this moment; the same object while nothing changes."""
         if not self.models:
             state = InstanceState.CONNECTING
-        elif not self._connected or self._breaker.ejected(now):
+        elif not self._connected or self._starting or self._breaker.ejected(now):
             state = InstanceState.EJECTED
         elif self.suspect:
             state = InstanceState.SUSPECT
@@ -141,6 +142,8 @@ class Member:
         if not self._connected:
             self._connected = True
             self.record(True, self._clock.monotonic())
+        # An engine that starts again after a crash says so: nothing need be tried there meanwhile.
+        self._starting = load.state == inference_pb2.ENGINE_STATE_STARTING
         speeds = {speed.model: speed for speed in load.speeds}
         self._view = replace(
             self._view,
@@ -186,6 +189,8 @@ def _model_view(
         bytes_per_token=_positive(info.bytes_per_token),
         prefill_tokens_per_second=_positive(speed.prefill_tokens_per_second if speed else 0.0),
         decode_tokens_per_second=_positive(speed.decode_tokens_per_second if speed else 0.0),
+        token_interval_us=_positive(speed.token_interval_us if speed else 0.0),
+        step_us=_positive(speed.step_us if speed else 0.0),
     )
 
 

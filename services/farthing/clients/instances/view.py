@@ -18,7 +18,11 @@ class InstanceState(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class ModelView:
-    """A model as one instance serves it. Speeds are 0 until measured; qualities by task tag, "" for all tasks."""
+    """A model as one instance serves it. Speeds are 0 until measured; qualities by task tag, "" for all tasks.
+
+    `token_interval_us` is the time from one token of an answer to the next if one more request came now. A step of a
+    batch takes `step_us` as such, which its requests share.
+    """
 
     name: str
     digest: str = ""
@@ -28,6 +32,8 @@ class ModelView:
     bytes_per_token: float = 0.0
     prefill_tokens_per_second: float = 0.0
     decode_tokens_per_second: float = 0.0
+    token_interval_us: float = 0.0
+    step_us: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

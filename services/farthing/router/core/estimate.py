@@ -43,7 +43,8 @@ def fill_estimates(
         max(1, round(typical_output_tokens.get(request.task, _TYPICAL_OUTPUT_TOKENS))),
     )
     prefill_us = round(input_tokens / prefill_speed * 1e6)
-    decode_us = round(output_tokens / decode_speed * 1e6)
+    waiting = max(instance.running_count + instance.queued_count, in_flight_count)
+    decode_us = round(output_tokens * _token_us(model, decode_speed, waiting + 1, instance))
     usage = Usage(
         input_token_count=input_tokens,
         output_token_count=output_tokens,
@@ -82,11 +83,12 @@ def fill_estimates(
         candidate.estimated_nano_usd, _price(candidate, candidate.worst_usage)
     )
 
-    waiting = max(instance.running_count + instance.queued_count, in_flight_count)
+    # An answer takes as long as the steps that its tokens are in, and costs its share of them.
+    answer_us = round(output_tokens * (model.token_interval_us or 1e6 / decode_speed))
     ahead = max(0, waiting + 1 - instance.capacity_count)
-    queue_us = ahead * usage.compute_us // instance.capacity_count
+    queue_us = ahead * (prefill_us + answer_us) // instance.capacity_count
     candidate.first_token_ms = ceil((instance.rtt_us + queue_us + prefill_us) / 1000)
-    candidate.total_ms = candidate.first_token_ms + ceil(decode_us / 1000)
+    candidate.total_ms = candidate.first_token_ms + ceil(answer_us / 1000)
     candidate.quality_ratio = quality_of(model.qualities, request.task)
 
 
@@ -158,6 +160,15 @@ def _price(candidate: Candidate, usage: Usage) -> int:
         uplink_nano_usd_per_gb=candidate.uplink_nano_usd_per_gb,
         downlink_nano_usd_per_gb=candidate.downlink_nano_usd_per_gb,
     )
+
+
+def _token_us(
+    model: ModelView, decode_speed: float, row_count: int, instance: InstanceView
+) -> float:
+    """Device time of a generated token: alone it takes the whole step, in company a share of what each step takes."""
+    alone_us = 1e6 / decode_speed
+    rows = min(row_count, instance.capacity_count)
+    return max(0.0, alone_us - model.step_us) + min(model.step_us, alone_us) / rows
 
 
 def _speeds(instance: InstanceView, model: ModelView) -> tuple[float, float]:
