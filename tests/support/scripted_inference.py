@@ -10,7 +10,9 @@ from typing import Any
 from farthing.api.common.v1 import common_pb2
 from farthing.api.inference.v1 import inference_pb2 as pb
 from farthing.api.inference.v1.inference_pb2_grpc import InferenceServiceServicer
-from farthing.kit.errors import FarthingError
+from farthing.inference.relay import relay
+from farthing.kit.errors import FarthingError, Unimplemented
+from farthing.kit.rpc.kept_calls import KeptCalls
 
 
 @dataclass
@@ -83,6 +85,12 @@ class ScriptedInference(InferenceServiceServicer):
                 response.completion.CopyFrom(event.completion)
         response.text = "".join(texts)
         return response
+
+    async def Relay(self, requests: object, context: Any) -> None:  # type: ignore[override]
+        await relay(lambda request: self.Generate(request, context), context, KeptCalls())
+
+    async def Embed(self, request: pb.EmbedRequest, context: Any) -> pb.EmbedResponse:
+        raise Unimplemented("no embeddings here", reason="CAPABILITY_MISSING")
 
     async def ListModels(
         self, request: pb.ListModelsRequest, context: Any

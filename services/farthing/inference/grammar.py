@@ -1,4 +1,4 @@
-"""Keeps answers inside a JSON schema, with llguidance: the same for every engine. Imports llguidance when it is used."""
+"""Keeps answers inside a JSON schema, with llguidance: the same for every engine. Imports llguidance when used."""
 
 from __future__ import annotations
 

@@ -135,11 +135,12 @@ async def serve_host(
     """
     servicer = InferenceServicer(host)
     server = process.server()
-    server.add(inference_pb2_grpc.add_InferenceServiceServicer_to_server, servicer)
+    server.add(
+        inference_pb2_grpc.add_InferenceServiceServicer_to_server,
+        servicer,
+        end_streams=servicer.end_streams,
+    )
     models = host.models()
-
-    async def stop_watches() -> None:
-        servicer.stop_watches()
 
     try:
         await process.serve(
@@ -152,7 +153,6 @@ async def serve_host(
                 "model_digest": ",".join(model.digest for model in models),
                 **meta,
             },
-            on_stopping=stop_watches,
         )
     finally:
         # The server has drained: whoever still waits has no connection any more.

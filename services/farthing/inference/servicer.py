@@ -16,8 +16,10 @@ from farthing.inference.candidates import Whole, generate_candidates
 from farthing.inference.core.validation import check_request, check_texts
 from farthing.inference.engine import Engine
 from farthing.inference.host import ModelHost
+from farthing.inference.relay import relay
 from farthing.kit.errors import InvalidArgument, Unimplemented
 from farthing.kit.rpc import context as call_context
+from farthing.kit.rpc.kept_calls import KeptCalls
 from farthing.kit.telemetry import names
 
 # Bounds of inference.proto's WatchLoad.
@@ -46,10 +48,12 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
     def __init__(self, host: ModelHost) -> None:
         self._host = host
         self._stopping = asyncio.Event()
+        self._kept_calls = KeptCalls()
 
-    def stop_watches(self) -> None:
-        """Ends the streams of load reports, which would otherwise outlast any drain."""
+    def end_streams(self) -> None:
+        """Ends load reports, and kept calls when their answers are out: they would otherwise outlast any drain."""
         self._stopping.set()
+        self._kept_calls.end()
 
     async def Generate(
         self, request: pb.GenerateRequest, context: _Context
@@ -72,6 +76,12 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
             async for event in events:
                 whole.add(event)
         return whole.response()
+
+    async def Relay(  # type: ignore[override]  # writes its events itself
+        self, requests: object, context: _Context
+    ) -> None:
+        """See inference.proto."""
+        await relay(self._generate, context, self._kept_calls)
 
     async def Embed(self, request: pb.EmbedRequest, context: _Context) -> pb.EmbedResponse:
         """See inference.proto."""

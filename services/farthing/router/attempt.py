@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
-
-import grpc
 
 from farthing.api.common.v1 import common_pb2
 from farthing.api.inference.v1 import inference_pb2
 from farthing.clients.instances.pool import InstancePool
 from farthing.kit import errors
 from farthing.kit.ids import new_id
-from farthing.kit.rpc.channel import decode_error, outgoing_metadata
 from farthing.kit.telemetry.spans import Span
 from farthing.pricing import Usage
 from farthing.pricing.wire import decode_usage
@@ -98,27 +96,21 @@ async def run_attempt(
 ) -> None:
     """Pass deltas on; afterwards `attempt` holds completion or error. Raises only what is not the engine's doing."""
     request = _request_for(attempt, checked, tenant_id=tenant_id, coalesce_ms=coalesce_ms)
-    metadata = outgoing_metadata(attempt.span.context)
+    trace = attempt.span.context
     try:
         with pool.lease(attempt.candidate.instance.instance_id) as lease:
             try:
                 if stream:
-                    call = lease.stub.Generate(request, timeout=timeout_s, metadata=metadata)
-                    try:
-                        async for event in call:
+                    events = lease.generate(request, timeout_s=timeout_s, trace=trace)
+                    async with aclosing(events):
+                        async for event in events:
                             if event.HasField("delta"):
                                 _note(attempt, event.delta)
                                 await pass_on(event.delta)
                             else:
                                 attempt.completion = event.completion
-                    finally:
-                        call.cancel()  # frees the engine at once; does nothing to a call that has ended
                 else:
-                    answer = await lease.stub.Complete(
-                        inference_pb2.CompleteRequest(request=request),
-                        timeout=timeout_s,
-                        metadata=metadata,
-                    )
+                    answer = await lease.complete(request, timeout_s=timeout_s, trace=trace)
                     delta = inference_pb2.Delta(
                         text=answer.text,
                         token_count=answer.completion.usage.output_token_count,
@@ -127,9 +119,9 @@ async def run_attempt(
                     _note(attempt, delta)
                     attempt.completion = answer.completion
                     await pass_on(delta)
-            except grpc.aio.AioRpcError as error:
-                attempt.error = decode_error(error)
-                if isinstance(attempt.error, _OWN_FAULT):
+            except errors.FarthingError as error:
+                attempt.error = error
+                if isinstance(error, _OWN_FAULT):
                     lease.failed()
             else:
                 if attempt.completion is None:

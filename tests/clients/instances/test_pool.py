@@ -23,6 +23,7 @@ from farthing.clients.instances.view import InstanceState, InstanceView
 from farthing.kit.clock import SystemClock
 from farthing.kit.discovery import Registration, StaticRegistry
 from farthing.kit.errors import Unavailable
+from farthing.kit.telemetry.spans import TraceContext
 from farthing.kit.testing import FakeClock, eventually, free_port, serve
 
 ROOT = Path(__file__).parents[3]
@@ -185,7 +186,11 @@ async def test_calls_in_flight_end_when_discovery_drops_their_instance() -> None
     async with engine(servicer=servicer) as address, pool_of(edge(address)) as (pool, registry):
         await until(pool, "edge-1", READY)
         with pool.lease("edge-1") as lease:
-            call = aiter(lease.stub.Generate(pb.GenerateRequest(model="small")))
+            request, nowhere = (
+                pb.GenerateRequest(model="small"),
+                TraceContext("1" * 32, "2" * 16, False),
+            )
+            call = lease.generate(request, timeout_s=30, trace=nowhere)
             await anext(call)
             await registry.deregister("edge-1")
             assert pool.view() == ()

@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from farthing.api.inference.v1 import inference_pb2
 from farthing.api.inference.v1.inference_pb2_grpc import InferenceServiceStub
 from farthing.clients.instances.breaker import Breaker, record_failure, record_success
+from farthing.clients.instances.relay import Relay
 from farthing.clients.instances.view import InstanceState, InstanceView, ModelView
 from farthing.kit.clock import Clock
 from farthing.kit.discovery import Instance, dial_address, place_of
@@ -56,6 +57,7 @@ class Member:
         self._clock = clock
         self._channel = open_channel(dial_address(instance), tls=tls)
         self.stub = InferenceServiceStub(self._channel)
+        self.relay: Relay | None = Relay(self.stub.Relay)
         # The stub makes its methods in __init__, which the type stubs do not show.
         self._check = health_pb2_grpc.HealthStub(self._channel).Check  # type: ignore[attr-defined]
         self._breaker = Breaker()
@@ -101,6 +103,8 @@ class Member:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.relay is not None:
+            await self.relay.close(grace_s)
         await self._channel.close(grace_s)
 
     async def _listen(self) -> None:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from farthing.api.inference.v1 import inference_pb2
+from farthing.clients.instances.lease import Lease
 from farthing.clients.instances.member import Member
 from farthing.clients.instances.view import InstanceState, InstanceView
 from farthing.kit.clock import Clock
 from farthing.kit.discovery import Instance, Registry, ServiceWatch, Unsubscribe, place_of
 from farthing.kit.errors import Unavailable
 from farthing.kit.rpc.tls import TlsFiles
-
-if TYPE_CHECKING:
-    from farthing.api.inference.v1.inference_pb2_grpc import InferenceServiceAsyncStub
 
 _log = logging.getLogger(__name__)
 
@@ -126,39 +124,3 @@ class InstancePool:
         task = asyncio.ensure_future(self._members.pop(instance_id).close(grace_s=60.0))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
-
-
-class Lease:
-    """One call's right to an instance; a context manager around the call. Tell it how the call went."""
-
-    __slots__ = ("_clock", "_in_flight", "_instance_id", "_member")
-
-    def __init__(
-        self, instance_id: str, member: Member, clock: Clock, in_flight: dict[str, int]
-    ) -> None:
-        self._instance_id, self._member = instance_id, member
-        self._clock, self._in_flight = clock, in_flight
-
-    def __enter__(self) -> Lease:
-        self._in_flight[self._instance_id] = self._in_flight.get(self._instance_id, 0) + 1
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        left = self._in_flight[self._instance_id] - 1
-        if left:
-            self._in_flight[self._instance_id] = left
-        else:
-            del self._in_flight[self._instance_id]
-
-    @property
-    def stub(self) -> InferenceServiceAsyncStub:
-        """The instance's stub."""
-        return self._member.stub
-
-    def succeeded(self) -> None:
-        """The instance did its part."""
-        self._member.record(True, self._clock.monotonic())
-
-    def failed(self) -> None:
-        """The instance failed for its own reasons: not for a bad request, a full queue or a gone client."""
-        self._member.record(False, self._clock.monotonic())

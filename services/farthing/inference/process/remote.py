@@ -15,8 +15,8 @@ from farthing.api.engine.v1 import engine_pb2
 from farthing.api.inference.v1 import inference_pb2
 from farthing.inference.process.child import Child
 from farthing.inference.process.frames import BrokenStream, FrameReader, encode_frame
-from farthing.inference.process.wire import decode_failure
 from farthing.kit.errors import FarthingError, Unavailable
+from farthing.kit.rpc.failure import decode_failure
 
 _WATCH_S = 0.5
 _BACKOFF_S = (0.1, 10.0)

@@ -20,8 +20,9 @@ from farthing.inference.batch.loop import BatchLoop, Emission
 from farthing.inference.batch_backend import BatchBackend, TextCodec
 from farthing.inference.core.schedule.scheduler import Rules
 from farthing.inference.process.frames import encode_frame, read_bodies
-from farthing.inference.process.wire import encode_events, encode_failure, encode_report
+from farthing.inference.process.wire import encode_events, encode_report
 from farthing.kit.errors import FarthingError, Internal, Unimplemented
+from farthing.kit.rpc.failure import encode_failure
 
 _REPORT_S = 0.05
 _LONGEST_REPORT_S = 0.2

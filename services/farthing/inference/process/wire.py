@@ -9,50 +9,7 @@ from farthing.api.inference.v1 import inference_pb2
 from farthing.inference import wire
 from farthing.inference.batch.loop import Emission, Totals
 from farthing.inference.core.request import DoneEvent, TokenEvent
-from farthing.kit import errors
-
-_KINDS: dict[str, type[errors.FarthingError]] = {
-    kind.__name__: kind
-    for kind in (
-        errors.NotFound,
-        errors.AlreadyExists,
-        errors.FailedPrecondition,
-        errors.ResourceExhausted,
-        errors.Unavailable,
-        errors.Unimplemented,
-        errors.Internal,
-    )
-}
-
-
-def encode_failure(error: errors.FarthingError) -> engine_pb2.Failure:
-    """A domain error."""
-    return engine_pb2.Failure(
-        kind=type(error).__name__,
-        reason=error.reason,
-        message=error.message,
-        metadata=error.metadata,
-        retry_after_ms=error.retry_after_ms,
-    )
-
-
-def decode_failure(failure: engine_pb2.Failure) -> errors.FarthingError:
-    """The error as it was raised; an unknown kind is Internal."""
-    metadata = dict(failure.metadata)
-    if failure.kind == "InvalidArgument":
-        return errors.InvalidArgument(
-            failure.message,
-            field=metadata.get("field", ""),
-            reason=failure.reason,
-            metadata=metadata,
-        )
-    kind = _KINDS.get(failure.kind, errors.Internal)
-    return kind(
-        failure.message,
-        reason=failure.reason,
-        metadata=metadata,
-        retry_after_ms=failure.retry_after_ms,
-    )
+from farthing.kit.rpc.failure import encode_failure
 
 
 def encode_events(emissions: Iterable[Emission]) -> engine_pb2.FromEngine:

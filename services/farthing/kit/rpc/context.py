@@ -37,6 +37,16 @@ class CallContext:
             self._key_digest = hashlib.sha256(self.api_key.encode()).digest()
         return self._key_digest
 
+    def item(self, method: str, traceparent: str, deadline: float | None) -> CallContext:
+        """A request of its own within this call, in a trace of its own; its task enters it, and ends its span."""
+        span = self.recorder.start(
+            method,
+            names.KIND_SERVER,
+            TraceContext.from_traceparent(traceparent),
+            describe_method(method),
+        )
+        return CallContext(method, span.context, span, self.api_key, deadline, self.recorder)
+
     def start_items(self, traceparents: Iterable[str]) -> list[Span]:
         """Spans of this call in the traces of the requests that it serves together; the handler ends them."""
         parents = map(TraceContext.from_traceparent, traceparents)

@@ -46,6 +46,12 @@ def code_of(error: errors.FarthingError) -> grpc.StatusCode:
     return grpc.StatusCode.INTERNAL
 
 
+def class_of(number: int) -> type[errors.FarthingError]:
+    """The domain error of a status code's number; Internal for one the table does not list."""
+    code = _BY_NUMBER.get(number)
+    return errors.Internal if code is None else _BY_CODE.get(code, errors.Internal)
+
+
 def encode_error(error: errors.FarthingError) -> status_pb2.Status:
     """Build the rich status: exactly one ErrorInfo, BadRequest for a field, RetryInfo where waiting helps.
 

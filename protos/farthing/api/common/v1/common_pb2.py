@@ -24,29 +24,35 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#farthing/api/common/v1/common.proto\x12\x16\x66\x61rthing.api.common.v1\"\x84\x01\n\tPrincipal\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x17\n\x0forganisation_id\x18\x02 \x01(\t\x12\x16\n\x0e\x63ost_centre_id\x18\x03 \x01(\t\x12\x0f\n\x07team_id\x18\x04 \x01(\t\x12\x16\n\x0e\x64\x65\x66\x61ult_policy\x18\x05 \x01(\t\x12\r\n\x05\x61\x64min\x18\x06 \x01(\x08\"\xbf\x02\n\x05Usage\x12\x19\n\x11input_token_count\x18\x01 \x01(\x03\x12\x1a\n\x12output_token_count\x18\x02 \x01(\x03\x12 \n\x18\x63\x61\x63hed_input_token_count\x18\x03 \x01(\x03\x12\x1d\n\x15reasoning_token_count\x18\x04 \x01(\x03\x12\x10\n\x08queue_us\x18\x05 \x01(\x03\x12\x12\n\nprefill_us\x18\x06 \x01(\x03\x12\x11\n\tdecode_us\x18\x07 \x01(\x03\x12\x12\n\ncompute_us\x18\x08 \x01(\x03\x12\x15\n\rrequest_bytes\x18\t \x01(\x03\x12\x16\n\x0eresponse_bytes\x18\n \x01(\x03\x12\x11\n\tenergy_uj\x18\x0b \x01(\x03\x12\x18\n\x10\x65nergy_estimated\x18\x0c \x01(\x08\x12\x15\n\rpeak_kv_bytes\x18\r \x01(\x03\"\xa8\x01\n\x08\x43ostLine\x12.\n\x04kind\x18\x01 \x01(\x0e\x32 .farthing.api.common.v1.CostKind\x12\x17\n\x0f\x61mount_nano_usd\x18\x02 \x01(\x03\x12\x10\n\x08quantity\x18\x03 \x01(\x03\x12.\n\x04unit\x18\x04 \x01(\x0e\x32 .farthing.api.common.v1.CostUnit\x12\x11\n\testimated\x18\x05 \x01(\x08*\x93\x01\n\x08\x43ostKind\x12\x19\n\x15\x43OST_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43OST_KIND_COMPUTE\x10\x01\x12\x14\n\x10\x43OST_KIND_ENERGY\x10\x02\x12\x14\n\x10\x43OST_KIND_EGRESS\x10\x03\x12\x14\n\x10\x43OST_KIND_TOKENS\x10\x04\x12\x13\n\x0f\x43OST_KIND_CACHE\x10\x05*\x89\x01\n\x08\x43ostUnit\x12\x19\n\x15\x43OST_UNIT_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x43OST_UNIT_US\x10\x01\x12\x10\n\x0c\x43OST_UNIT_UJ\x10\x02\x12\x13\n\x0f\x43OST_UNIT_BYTES\x10\x03\x12\x14\n\x10\x43OST_UNIT_TOKENS\x10\x04\x12\x13\n\x0f\x43OST_UNIT_COUNT\x10\x05*K\n\x04Tier\x12\x14\n\x10TIER_UNSPECIFIED\x10\x00\x12\r\n\tTIER_EDGE\x10\x01\x12\x0e\n\nTIER_CLOUD\x10\x02\x12\x0e\n\nTIER_CACHE\x10\x03*{\n\x0cPrivacyClass\x12\x1d\n\x19PRIVACY_CLASS_UNSPECIFIED\x10\x00\x12\x1b\n\x17PRIVACY_CLASS_EDGE_ONLY\x10\x01\x12\x18\n\x14PRIVACY_CLASS_REGION\x10\x02\x12\x15\n\x11PRIVACY_CLASS_ANY\x10\x03*i\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x15\n\x11PRIORITY_STANDARD\x10\x02\x12\x12\n\x0ePRIORITY_BATCH\x10\x03*\xaf\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x18\n\x14\x46INISH_REASON_BUDGET\x10\x03\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x04\x12\x17\n\x13\x46INISH_REASON_ERROR\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#farthing/api/common/v1/common.proto\x12\x16\x66\x61rthing.api.common.v1\"\x84\x01\n\tPrincipal\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x17\n\x0forganisation_id\x18\x02 \x01(\t\x12\x16\n\x0e\x63ost_centre_id\x18\x03 \x01(\t\x12\x0f\n\x07team_id\x18\x04 \x01(\t\x12\x16\n\x0e\x64\x65\x66\x61ult_policy\x18\x05 \x01(\t\x12\r\n\x05\x61\x64min\x18\x06 \x01(\x08\"\xbf\x02\n\x05Usage\x12\x19\n\x11input_token_count\x18\x01 \x01(\x03\x12\x1a\n\x12output_token_count\x18\x02 \x01(\x03\x12 \n\x18\x63\x61\x63hed_input_token_count\x18\x03 \x01(\x03\x12\x1d\n\x15reasoning_token_count\x18\x04 \x01(\x03\x12\x10\n\x08queue_us\x18\x05 \x01(\x03\x12\x12\n\nprefill_us\x18\x06 \x01(\x03\x12\x11\n\tdecode_us\x18\x07 \x01(\x03\x12\x12\n\ncompute_us\x18\x08 \x01(\x03\x12\x15\n\rrequest_bytes\x18\t \x01(\x03\x12\x16\n\x0eresponse_bytes\x18\n \x01(\x03\x12\x11\n\tenergy_uj\x18\x0b \x01(\x03\x12\x18\n\x10\x65nergy_estimated\x18\x0c \x01(\x08\x12\x15\n\rpeak_kv_bytes\x18\r \x01(\x03\"\xc2\x01\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12?\n\x08metadata\x18\x04 \x03(\x0b\x32-.farthing.api.common.v1.Failure.MetadataEntry\x12\x16\n\x0eretry_after_ms\x18\x05 \x01(\x03\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa8\x01\n\x08\x43ostLine\x12.\n\x04kind\x18\x01 \x01(\x0e\x32 .farthing.api.common.v1.CostKind\x12\x17\n\x0f\x61mount_nano_usd\x18\x02 \x01(\x03\x12\x10\n\x08quantity\x18\x03 \x01(\x03\x12.\n\x04unit\x18\x04 \x01(\x0e\x32 .farthing.api.common.v1.CostUnit\x12\x11\n\testimated\x18\x05 \x01(\x08*\x93\x01\n\x08\x43ostKind\x12\x19\n\x15\x43OST_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43OST_KIND_COMPUTE\x10\x01\x12\x14\n\x10\x43OST_KIND_ENERGY\x10\x02\x12\x14\n\x10\x43OST_KIND_EGRESS\x10\x03\x12\x14\n\x10\x43OST_KIND_TOKENS\x10\x04\x12\x13\n\x0f\x43OST_KIND_CACHE\x10\x05*\x89\x01\n\x08\x43ostUnit\x12\x19\n\x15\x43OST_UNIT_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x43OST_UNIT_US\x10\x01\x12\x10\n\x0c\x43OST_UNIT_UJ\x10\x02\x12\x13\n\x0f\x43OST_UNIT_BYTES\x10\x03\x12\x14\n\x10\x43OST_UNIT_TOKENS\x10\x04\x12\x13\n\x0f\x43OST_UNIT_COUNT\x10\x05*K\n\x04Tier\x12\x14\n\x10TIER_UNSPECIFIED\x10\x00\x12\r\n\tTIER_EDGE\x10\x01\x12\x0e\n\nTIER_CLOUD\x10\x02\x12\x0e\n\nTIER_CACHE\x10\x03*{\n\x0cPrivacyClass\x12\x1d\n\x19PRIVACY_CLASS_UNSPECIFIED\x10\x00\x12\x1b\n\x17PRIVACY_CLASS_EDGE_ONLY\x10\x01\x12\x18\n\x14PRIVACY_CLASS_REGION\x10\x02\x12\x15\n\x11PRIVACY_CLASS_ANY\x10\x03*i\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x15\n\x11PRIORITY_STANDARD\x10\x02\x12\x12\n\x0ePRIORITY_BATCH\x10\x03*\xaf\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x18\n\x14\x46INISH_REASON_BUDGET\x10\x03\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x04\x12\x17\n\x13\x46INISH_REASON_ERROR\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'farthing.api.common.v1.common_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_COSTKIND']._serialized_start=692
-  _globals['_COSTKIND']._serialized_end=839
-  _globals['_COSTUNIT']._serialized_start=842
-  _globals['_COSTUNIT']._serialized_end=979
-  _globals['_TIER']._serialized_start=981
-  _globals['_TIER']._serialized_end=1056
-  _globals['_PRIVACYCLASS']._serialized_start=1058
-  _globals['_PRIVACYCLASS']._serialized_end=1181
-  _globals['_PRIORITY']._serialized_start=1183
-  _globals['_PRIORITY']._serialized_end=1288
-  _globals['_FINISHREASON']._serialized_start=1291
-  _globals['_FINISHREASON']._serialized_end=1466
+  _globals['_FAILURE_METADATAENTRY']._loaded_options = None
+  _globals['_FAILURE_METADATAENTRY']._serialized_options = b'8\001'
+  _globals['_COSTKIND']._serialized_start=889
+  _globals['_COSTKIND']._serialized_end=1036
+  _globals['_COSTUNIT']._serialized_start=1039
+  _globals['_COSTUNIT']._serialized_end=1176
+  _globals['_TIER']._serialized_start=1178
+  _globals['_TIER']._serialized_end=1253
+  _globals['_PRIVACYCLASS']._serialized_start=1255
+  _globals['_PRIVACYCLASS']._serialized_end=1378
+  _globals['_PRIORITY']._serialized_start=1380
+  _globals['_PRIORITY']._serialized_end=1485
+  _globals['_FINISHREASON']._serialized_start=1488
+  _globals['_FINISHREASON']._serialized_end=1663
   _globals['_PRINCIPAL']._serialized_start=64
   _globals['_PRINCIPAL']._serialized_end=196
   _globals['_USAGE']._serialized_start=199
   _globals['_USAGE']._serialized_end=518
-  _globals['_COSTLINE']._serialized_start=521
-  _globals['_COSTLINE']._serialized_end=689
+  _globals['_FAILURE']._serialized_start=521
+  _globals['_FAILURE']._serialized_end=715
+  _globals['_FAILURE_METADATAENTRY']._serialized_start=668
+  _globals['_FAILURE_METADATAENTRY']._serialized_end=715
+  _globals['_COSTLINE']._serialized_start=718
+  _globals['_COSTLINE']._serialized_end=886
 # @@protoc_insertion_point(module_scope)

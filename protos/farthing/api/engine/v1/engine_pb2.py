@@ -22,38 +22,33 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from farthing.api.common.v1 import common_pb2 as farthing_dot_api_dot_common_dot_v1_dot_common__pb2
 from farthing.api.inference.v1 import inference_pb2 as farthing_dot_api_dot_inference_dot_v1_dot_inference__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#farthing/api/engine/v1/engine.proto\x12\x16\x66\x61rthing.api.engine.v1\x1a)farthing/api/inference/v1/inference.proto\"|\n\x08ToEngine\x12-\n\x06starts\x18\x01 \x03(\x0b\x32\x1d.farthing.api.engine.v1.Start\x12\x12\n\ncancel_ids\x18\x02 \x03(\x03\x12-\n\x06\x65mbeds\x18\x03 \x03(\x0b\x32\x1d.farthing.api.engine.v1.Embed\"P\n\x05Start\x12\n\n\x02id\x18\x01 \x01(\x03\x12;\n\x07request\x18\x02 \x01(\x0b\x32*.farthing.api.inference.v1.GenerateRequest\"\"\n\x05\x45mbed\x12\n\n\x02id\x18\x01 \x01(\x03\x12\r\n\x05texts\x18\x02 \x03(\t\"\xcb\x01\n\nFromEngine\x12-\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1d.farthing.api.engine.v1.Event\x12.\n\x06report\x18\x02 \x01(\x0b\x32\x1e.farthing.api.engine.v1.Report\x12,\n\x05ready\x18\x03 \x01(\x0b\x32\x1d.farthing.api.engine.v1.Ready\x12\x30\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x1f.farthing.api.engine.v1.Failure\"\x80\x02\n\x05\x45vent\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x31\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32 .farthing.api.inference.v1.DeltaH\x00\x12;\n\ncompletion\x18\x03 \x01(\x0b\x32%.farthing.api.inference.v1.CompletionH\x00\x12\x32\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x1f.farthing.api.engine.v1.FailureH\x00\x12>\n\nembeddings\x18\x05 \x01(\x0b\x32(.farthing.api.inference.v1.EmbedResponseH\x00\x42\x07\n\x05\x65vent\"\xc2\x01\n\x07\x46\x61ilure\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12?\n\x08metadata\x18\x04 \x03(\x0b\x32-.farthing.api.engine.v1.Failure.MetadataEntry\x12\x16\n\x0eretry_after_ms\x18\x05 \x01(\x03\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xcc\x01\n\x05Ready\x12\x33\n\x05model\x18\x01 \x01(\x0b\x32$.farthing.api.inference.v1.ModelInfo\x12\x15\n\rweights_bytes\x18\x02 \x01(\x03\x12\x10\n\x08kv_bytes\x18\x03 \x01(\x03\x12\x37\n\x05\x66\x61\x63ts\x18\x04 \x03(\x0b\x32(.farthing.api.engine.v1.Ready.FactsEntry\x1a,\n\nFactsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xdd\x01\n\x06Report\x12\x33\n\x04load\x18\x01 \x01(\x0b\x32%.farthing.api.inference.v1.LoadReport\x12\x13\n\x0bstep_age_us\x18\x02 \x01(\x03\x12\x0f\n\x07\x62usy_us\x18\x03 \x01(\x03\x12\x12\n\nstep_count\x18\x04 \x01(\x03\x12\x1b\n\x13guessed_token_count\x18\x05 \x01(\x03\x12\x19\n\x11right_token_count\x18\x06 \x01(\x03\x12\x13\n\x0bpause_count\x18\x07 \x01(\x03\x12\x17\n\x0flost_step_count\x18\x08 \x01(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#farthing/api/engine/v1/engine.proto\x12\x16\x66\x61rthing.api.engine.v1\x1a#farthing/api/common/v1/common.proto\x1a)farthing/api/inference/v1/inference.proto\"|\n\x08ToEngine\x12-\n\x06starts\x18\x01 \x03(\x0b\x32\x1d.farthing.api.engine.v1.Start\x12\x12\n\ncancel_ids\x18\x02 \x03(\x03\x12-\n\x06\x65mbeds\x18\x03 \x03(\x0b\x32\x1d.farthing.api.engine.v1.Embed\"P\n\x05Start\x12\n\n\x02id\x18\x01 \x01(\x03\x12;\n\x07request\x18\x02 \x01(\x0b\x32*.farthing.api.inference.v1.GenerateRequest\"\"\n\x05\x45mbed\x12\n\n\x02id\x18\x01 \x01(\x03\x12\r\n\x05texts\x18\x02 \x03(\t\"\xcb\x01\n\nFromEngine\x12-\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1d.farthing.api.engine.v1.Event\x12.\n\x06report\x18\x02 \x01(\x0b\x32\x1e.farthing.api.engine.v1.Report\x12,\n\x05ready\x18\x03 \x01(\x0b\x32\x1d.farthing.api.engine.v1.Ready\x12\x30\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x1f.farthing.api.common.v1.Failure\"\x80\x02\n\x05\x45vent\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x31\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32 .farthing.api.inference.v1.DeltaH\x00\x12;\n\ncompletion\x18\x03 \x01(\x0b\x32%.farthing.api.inference.v1.CompletionH\x00\x12\x32\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x1f.farthing.api.common.v1.FailureH\x00\x12>\n\nembeddings\x18\x05 \x01(\x0b\x32(.farthing.api.inference.v1.EmbedResponseH\x00\x42\x07\n\x05\x65vent\"\xcc\x01\n\x05Ready\x12\x33\n\x05model\x18\x01 \x01(\x0b\x32$.farthing.api.inference.v1.ModelInfo\x12\x15\n\rweights_bytes\x18\x02 \x01(\x03\x12\x10\n\x08kv_bytes\x18\x03 \x01(\x03\x12\x37\n\x05\x66\x61\x63ts\x18\x04 \x03(\x0b\x32(.farthing.api.engine.v1.Ready.FactsEntry\x1a,\n\nFactsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xdd\x01\n\x06Report\x12\x33\n\x04load\x18\x01 \x01(\x0b\x32%.farthing.api.inference.v1.LoadReport\x12\x13\n\x0bstep_age_us\x18\x02 \x01(\x03\x12\x0f\n\x07\x62usy_us\x18\x03 \x01(\x03\x12\x12\n\nstep_count\x18\x04 \x01(\x03\x12\x1b\n\x13guessed_token_count\x18\x05 \x01(\x03\x12\x19\n\x11right_token_count\x18\x06 \x01(\x03\x12\x13\n\x0bpause_count\x18\x07 \x01(\x03\x12\x17\n\x0flost_step_count\x18\x08 \x01(\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'farthing.api.engine.v1.engine_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FAILURE_METADATAENTRY']._loaded_options = None
-  _globals['_FAILURE_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_READY_FACTSENTRY']._loaded_options = None
   _globals['_READY_FACTSENTRY']._serialized_options = b'8\001'
-  _globals['_TOENGINE']._serialized_start=106
-  _globals['_TOENGINE']._serialized_end=230
-  _globals['_START']._serialized_start=232
-  _globals['_START']._serialized_end=312
-  _globals['_EMBED']._serialized_start=314
-  _globals['_EMBED']._serialized_end=348
-  _globals['_FROMENGINE']._serialized_start=351
-  _globals['_FROMENGINE']._serialized_end=554
-  _globals['_EVENT']._serialized_start=557
-  _globals['_EVENT']._serialized_end=813
-  _globals['_FAILURE']._serialized_start=816
-  _globals['_FAILURE']._serialized_end=1010
-  _globals['_FAILURE_METADATAENTRY']._serialized_start=963
-  _globals['_FAILURE_METADATAENTRY']._serialized_end=1010
-  _globals['_READY']._serialized_start=1013
-  _globals['_READY']._serialized_end=1217
-  _globals['_READY_FACTSENTRY']._serialized_start=1173
-  _globals['_READY_FACTSENTRY']._serialized_end=1217
-  _globals['_REPORT']._serialized_start=1220
-  _globals['_REPORT']._serialized_end=1441
+  _globals['_TOENGINE']._serialized_start=143
+  _globals['_TOENGINE']._serialized_end=267
+  _globals['_START']._serialized_start=269
+  _globals['_START']._serialized_end=349
+  _globals['_EMBED']._serialized_start=351
+  _globals['_EMBED']._serialized_end=385
+  _globals['_FROMENGINE']._serialized_start=388
+  _globals['_FROMENGINE']._serialized_end=591
+  _globals['_EVENT']._serialized_start=594
+  _globals['_EVENT']._serialized_end=850
+  _globals['_READY']._serialized_start=853
+  _globals['_READY']._serialized_end=1057
+  _globals['_READY_FACTSENTRY']._serialized_start=1013
+  _globals['_READY_FACTSENTRY']._serialized_end=1057
+  _globals['_REPORT']._serialized_start=1060
+  _globals['_REPORT']._serialized_end=1281
 # @@protoc_insertion_point(module_scope)

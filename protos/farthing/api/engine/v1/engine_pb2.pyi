@@ -1,3 +1,4 @@
+from farthing.api.common.v1 import common_pb2 as _common_pb2
 from farthing.api.inference.v1 import inference_pb2 as _inference_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
@@ -42,8 +43,8 @@ class FromEngine(_message.Message):
     events: _containers.RepeatedCompositeFieldContainer[Event]
     report: Report
     ready: Ready
-    failure: Failure
-    def __init__(self, events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ..., report: _Optional[_Union[Report, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ...) -> None: ...
+    failure: _common_pb2.Failure
+    def __init__(self, events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ..., report: _Optional[_Union[Report, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., failure: _Optional[_Union[_common_pb2.Failure, _Mapping]] = ...) -> None: ...
 
 class Event(_message.Message):
     __slots__ = ("id", "delta", "completion", "failure", "embeddings")
@@ -55,30 +56,9 @@ class Event(_message.Message):
     id: int
     delta: _inference_pb2.Delta
     completion: _inference_pb2.Completion
-    failure: Failure
+    failure: _common_pb2.Failure
     embeddings: _inference_pb2.EmbedResponse
-    def __init__(self, id: _Optional[int] = ..., delta: _Optional[_Union[_inference_pb2.Delta, _Mapping]] = ..., completion: _Optional[_Union[_inference_pb2.Completion, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., embeddings: _Optional[_Union[_inference_pb2.EmbedResponse, _Mapping]] = ...) -> None: ...
-
-class Failure(_message.Message):
-    __slots__ = ("kind", "reason", "message", "metadata", "retry_after_ms")
-    class MetadataEntry(_message.Message):
-        __slots__ = ("key", "value")
-        KEY_FIELD_NUMBER: _ClassVar[int]
-        VALUE_FIELD_NUMBER: _ClassVar[int]
-        key: str
-        value: str
-        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
-    KIND_FIELD_NUMBER: _ClassVar[int]
-    REASON_FIELD_NUMBER: _ClassVar[int]
-    MESSAGE_FIELD_NUMBER: _ClassVar[int]
-    METADATA_FIELD_NUMBER: _ClassVar[int]
-    RETRY_AFTER_MS_FIELD_NUMBER: _ClassVar[int]
-    kind: str
-    reason: str
-    message: str
-    metadata: _containers.ScalarMap[str, str]
-    retry_after_ms: int
-    def __init__(self, kind: _Optional[str] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., retry_after_ms: _Optional[int] = ...) -> None: ...
+    def __init__(self, id: _Optional[int] = ..., delta: _Optional[_Union[_inference_pb2.Delta, _Mapping]] = ..., completion: _Optional[_Union[_inference_pb2.Completion, _Mapping]] = ..., failure: _Optional[_Union[_common_pb2.Failure, _Mapping]] = ..., embeddings: _Optional[_Union[_inference_pb2.EmbedResponse, _Mapping]] = ...) -> None: ...
 
 class Ready(_message.Message):
     __slots__ = ("model", "weights_bytes", "kv_bytes", "facts")

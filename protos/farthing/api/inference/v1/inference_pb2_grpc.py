@@ -45,6 +45,11 @@ class InferenceServiceStub(object):
                 request_serializer=farthing_dot_api_dot_inference_dot_v1_dot_inference__pb2.CompleteRequest.SerializeToString,
                 response_deserializer=farthing_dot_api_dot_inference_dot_v1_dot_inference__pb2.CompleteResponse.FromString,
                 _registered_method=True)
+        self.Relay = channel.stream_stream(
+                '/farthing.api.inference.v1.InferenceService/Relay',
+                request_serializer=farthing_dot_api_dot_inference_dot_v1_dot_inference__pb2.RelayRequest.SerializeToString,
+                response_deserializer=farthing_dot_api_dot_inference_dot_v1_dot_inference__pb2.RelayResponse.FromString,
+                _registered_method=True)
         self.Embed = channel.unary_unary(
                 '/farthing.api.inference.v1.InferenceService/Embed',
                 request_serializer=farthing_dot_api_dot_inference_dot_v1_dot_inference__pb2.EmbedRequest.SerializeToString,
@@ -77,6 +82,15 @@ class InferenceServiceServicer(object):
 
     def Complete(self, request, context):
         """The same as Generate with the answer in one message, for callers that do not stream.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Relay(self, request_iterator, context):
+        """Carries many requests, streamed and whole ones, over one kept call: for callers that ask all the time. What the requests
+        of a step bring comes in one message. A request ends by its own error, as Generate and Complete end; the call goes on. When
+        the call breaks, its requests are over: before the first delta they may be sent to another instance. Not idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -117,6 +131,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.Complete,
                     request_deserializer=farthing_dot_api_dot_inference_dot_v1_dot_inference__pb2.CompleteRequest.FromString,
                     response_serializer=farthing_dot_api_dot_inference_dot_v1_dot_inference__pb2.CompleteResponse.SerializeToString,
+            ),
+            'Relay': grpc.stream_stream_rpc_method_handler(
+                    servicer.Relay,
+                    request_deserializer=farthing_dot_api_dot_inference_dot_v1_dot_inference__pb2.RelayRequest.FromString,
+                    response_serializer=farthing_dot_api_dot_inference_dot_v1_dot_inference__pb2.RelayResponse.SerializeToString,
             ),
             'Embed': grpc.unary_unary_rpc_method_handler(
                     servicer.Embed,
@@ -189,6 +208,33 @@ class InferenceService(object):
             '/farthing.api.inference.v1.InferenceService/Complete',
             farthing_dot_api_dot_inference_dot_v1_dot_inference__pb2.CompleteRequest.SerializeToString,
             farthing_dot_api_dot_inference_dot_v1_dot_inference__pb2.CompleteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Relay(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/farthing.api.inference.v1.InferenceService/Relay',
+            farthing_dot_api_dot_inference_dot_v1_dot_inference__pb2.RelayRequest.SerializeToString,
+            farthing_dot_api_dot_inference_dot_v1_dot_inference__pb2.RelayResponse.FromString,
             options,
             channel_credentials,
             insecure,

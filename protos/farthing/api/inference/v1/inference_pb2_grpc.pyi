@@ -57,6 +57,22 @@ _InferenceServiceCompleteType = typing_extensions.TypeVar(
     ],
 )
 
+_InferenceServiceRelayType = typing_extensions.TypeVar(
+    '_InferenceServiceRelayType',
+    grpc.StreamStreamMultiCallable[
+        farthing.api.inference.v1.inference_pb2.RelayRequest,
+        farthing.api.inference.v1.inference_pb2.RelayResponse,
+    ],
+    grpc.aio.StreamStreamMultiCallable[
+        farthing.api.inference.v1.inference_pb2.RelayRequest,
+        farthing.api.inference.v1.inference_pb2.RelayResponse,
+    ],
+    default=grpc.StreamStreamMultiCallable[
+        farthing.api.inference.v1.inference_pb2.RelayRequest,
+        farthing.api.inference.v1.inference_pb2.RelayResponse,
+    ],
+)
+
 _InferenceServiceEmbedType = typing_extensions.TypeVar(
     '_InferenceServiceEmbedType',
     grpc.UnaryUnaryMultiCallable[
@@ -105,7 +121,7 @@ _InferenceServiceWatchLoadType = typing_extensions.TypeVar(
     ],
 )
 
-class InferenceServiceStub(typing.Generic[_InferenceServiceGenerateType, _InferenceServiceCompleteType, _InferenceServiceEmbedType, _InferenceServiceListModelsType, _InferenceServiceWatchLoadType]):
+class InferenceServiceStub(typing.Generic[_InferenceServiceGenerateType, _InferenceServiceCompleteType, _InferenceServiceRelayType, _InferenceServiceEmbedType, _InferenceServiceListModelsType, _InferenceServiceWatchLoadType]):
     """One engine process. Implemented by the edge and the cloud service alike."""
 
     @typing.overload
@@ -117,6 +133,10 @@ class InferenceServiceStub(typing.Generic[_InferenceServiceGenerateType, _Infere
         grpc.UnaryUnaryMultiCallable[
             farthing.api.inference.v1.inference_pb2.CompleteRequest,
             farthing.api.inference.v1.inference_pb2.CompleteResponse,
+        ],
+        grpc.StreamStreamMultiCallable[
+            farthing.api.inference.v1.inference_pb2.RelayRequest,
+            farthing.api.inference.v1.inference_pb2.RelayResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             farthing.api.inference.v1.inference_pb2.EmbedRequest,
@@ -142,6 +162,10 @@ class InferenceServiceStub(typing.Generic[_InferenceServiceGenerateType, _Infere
             farthing.api.inference.v1.inference_pb2.CompleteRequest,
             farthing.api.inference.v1.inference_pb2.CompleteResponse,
         ],
+        grpc.aio.StreamStreamMultiCallable[
+            farthing.api.inference.v1.inference_pb2.RelayRequest,
+            farthing.api.inference.v1.inference_pb2.RelayResponse,
+        ],
         grpc.aio.UnaryUnaryMultiCallable[
             farthing.api.inference.v1.inference_pb2.EmbedRequest,
             farthing.api.inference.v1.inference_pb2.EmbedResponse,
@@ -165,6 +189,12 @@ class InferenceServiceStub(typing.Generic[_InferenceServiceGenerateType, _Infere
     Complete: _InferenceServiceCompleteType
     """The same as Generate with the answer in one message, for callers that do not stream."""
 
+    Relay: _InferenceServiceRelayType
+    """Carries many requests, streamed and whole ones, over one kept call: for callers that ask all the time. What the requests
+    of a step bring comes in one message. A request ends by its own error, as Generate and Complete end; the call goes on. When
+    the call breaks, its requests are over: before the first delta they may be sent to another instance. Not idempotent.
+    """
+
     Embed: _InferenceServiceEmbedType
     """Makes a vector of each text. Idempotent. INVALID_ARGUMENT for a text that is empty or over the model's context; UNIMPLEMENTED
     for a model without CAPABILITY_EMBEDDINGS. When it is down, callers choose another instance.
@@ -186,6 +216,10 @@ InferenceServiceAsyncStub: typing_extensions.TypeAlias = InferenceServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         farthing.api.inference.v1.inference_pb2.CompleteRequest,
         farthing.api.inference.v1.inference_pb2.CompleteResponse,
+    ],
+    grpc.aio.StreamStreamMultiCallable[
+        farthing.api.inference.v1.inference_pb2.RelayRequest,
+        farthing.api.inference.v1.inference_pb2.RelayResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         farthing.api.inference.v1.inference_pb2.EmbedRequest,
@@ -222,6 +256,17 @@ class InferenceServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[farthing.api.inference.v1.inference_pb2.CompleteResponse, collections.abc.Awaitable[farthing.api.inference.v1.inference_pb2.CompleteResponse]]:
         """The same as Generate with the answer in one message, for callers that do not stream."""
+
+    @abc.abstractmethod
+    def Relay(
+        self,
+        request_iterator: _MaybeAsyncIterator[farthing.api.inference.v1.inference_pb2.RelayRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[farthing.api.inference.v1.inference_pb2.RelayResponse], collections.abc.AsyncIterator[farthing.api.inference.v1.inference_pb2.RelayResponse]]:
+        """Carries many requests, streamed and whole ones, over one kept call: for callers that ask all the time. What the requests
+        of a step bring comes in one message. A request ends by its own error, as Generate and Complete end; the call goes on. When
+        the call breaks, its requests are over: before the first delta they may be sent to another instance. Not idempotent.
+        """
 
     @abc.abstractmethod
     def Embed(

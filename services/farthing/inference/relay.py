@@ -1,0 +1,153 @@
+"""Many requests over one kept call: what is ready for the caller goes out in one message."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+
+from farthing.api.inference.v1 import inference_pb2 as pb
+from farthing.inference.candidates import Whole
+from farthing.kit.errors import DeadlineExceeded, FarthingError, Internal, Unavailable
+from farthing.kit.rpc import context as call_context
+from farthing.kit.rpc.failure import encode_failure
+from farthing.kit.rpc.kept_calls import KeptCalls
+from farthing.kit.telemetry import names
+
+Generate = Callable[[pb.GenerateRequest], AsyncGenerator[pb.GenerateResponse]]
+_SERVICE = "farthing.api.inference.v1.InferenceService"
+_log = logging.getLogger(__name__)
+
+
+async def relay(
+    generate: Generate, context: grpc.aio.ServicerContext[Any, Any], kept_calls: KeptCalls
+) -> None:
+    """Serve one kept call until its caller or the service ends it; answers under way then are given up or finished.
+
+    A caller that goes away cancels all its requests. A service that stops begins no new ones and finishes the others.
+    """
+    session = _Session(generate, context)
+    reader = asyncio.create_task(session.read())
+    ending = asyncio.create_task(kept_calls.wait_end())
+    try:
+        await asyncio.wait({reader, ending}, return_when=asyncio.FIRST_COMPLETED)
+        session.closing = True
+        await session.finish()
+    finally:
+        reader.cancel()
+        ending.cancel()
+        session.cancel()
+
+
+class _Session:
+    def __init__(self, generate: Generate, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        self._generate, self._context = generate, context
+        self._call = call_context.current()
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._out: list[pb.RelayEvent] = []
+        self._writer: asyncio.Task[None] | None = None
+        self.closing = False
+        """Whether new requests are refused, so that nobody waits for them."""
+
+    async def read(self) -> None:
+        """Take messages until the caller sends no more."""
+        while (request := await self._context.read()) is not grpc.aio.EOF:
+            self._take(request)
+
+    def _take(self, request: pb.RelayRequest) -> None:
+        for start in request.starts:
+            if self.closing:
+                refused = encode_failure(_closing_error())
+                self._tell(pb.RelayEvent(id=start.id, failure=refused))
+                continue
+            task = asyncio.create_task(self._answer(start))
+            self._tasks[start.id] = task
+            task.add_done_callback(lambda _, job_id=start.id: self._tasks.pop(job_id, None))
+        for job_id in request.cancel_ids:
+            task_of = self._tasks.get(job_id)
+            if task_of is not None:
+                task_of.cancel()
+
+    async def finish(self) -> None:
+        """Return when every answer has gone out."""
+        while self._tasks or self._writer is not None:
+            await asyncio.wait(
+                [*self._tasks.values(), *([self._writer] if self._writer else [])]
+            )
+
+    def cancel(self) -> None:
+        """Give everything up."""
+        for task in self._tasks.values():
+            task.cancel()
+        if self._writer is not None:
+            self._writer.cancel()
+
+    async def _answer(self, start: pb.RelayStart) -> None:
+        loop = asyncio.get_running_loop()
+        timeout_s = start.timeout_ms / 1000 if start.timeout_ms > 0 else None
+        deadline = None if timeout_s is None else loop.time() + timeout_s
+        method = f"{_SERVICE}/{'Complete' if start.whole else 'Generate'}"
+        call = self._call.item(method, start.traceparent, deadline)
+        call_context.enter(call)
+        error: FarthingError | None = None
+        try:
+            async with asyncio.timeout(timeout_s):
+                await (self._complete(start) if start.whole else self._stream(start))
+        except FarthingError as failure:
+            error = failure
+        except TimeoutError:
+            error = DeadlineExceeded(
+                "the answer did not end before the caller's deadline", reason="DEADLINE"
+            )
+        except asyncio.CancelledError:
+            call.span.set(names.RPC_STATUS_CODE, "CANCELLED")
+            call.span.end("error")
+            raise
+        except Exception:
+            _log.exception("unexpected error in %s", method)
+            error = Internal(
+                "internal error; the service's log has the details", reason="INTERNAL"
+            )
+        if error is not None:
+            self._tell(pb.RelayEvent(id=start.id, failure=encode_failure(error)))
+        call.span.set(names.RPC_STATUS_CODE, "OK" if error is None else error.reason)
+        call.span.end("ok" if error is None else "error", error.message if error else "")
+
+    async def _stream(self, start: pb.RelayStart) -> None:
+        coalesce_s = start.request.coalesce_ms / 1000
+        async with aclosing(self._generate(start.request)) as events:
+            async for event in events:
+                if event.HasField("completion"):
+                    self._tell(pb.RelayEvent(id=start.id, completion=event.completion))
+                    continue
+                self._tell(pb.RelayEvent(id=start.id, delta=event.delta))
+                if coalesce_s > 0:
+                    await asyncio.sleep(min(coalesce_s, 1.0))
+
+    async def _complete(self, start: pb.RelayStart) -> None:
+        whole = Whole(start.request.input.candidate_count)
+        async with aclosing(self._generate(start.request)) as events:
+            async for event in events:
+                whole.add(event)
+        self._tell(pb.RelayEvent(id=start.id, answer=whole.response()))
+
+    def _tell(self, event: pb.RelayEvent) -> None:
+        self._out.append(event)
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._write())
+
+    async def _write(self) -> None:
+        try:
+            while self._out:
+                out, self._out = self._out, []
+                await self._context.write(pb.RelayResponse(events=out))
+        finally:
+            self._writer = None
+
+
+def _closing_error() -> Unavailable:
+    return Unavailable("The instance is closing. Use another one.", reason="CLOSING")
