@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from tests.support.batch_backend_contract import BatchBackendContract
 from tests.support.tiny_gguf import write_tiny_gguf
+from tests.support.tiny_special import write_recurrent_gguf, write_window_gguf
 
 from farthing.edge.batch_backend import LlamaBatchBackend
 from farthing.edge.plan import LoadPlan
@@ -21,7 +22,9 @@ def model_paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {
         "tiny-F16": write_tiny_gguf(folder / "f16.gguf", quantized=False),
         "tiny-Q8_0": write_tiny_gguf(folder / "q8_0.gguf"),
-        "demo": next(DEMO_MODEL.glob("*.gguf")),
+        "demo": DEMO_MODEL / "edge-small-f16.gguf",
+        "window": write_window_gguf(folder / "window.gguf"),
+        "recurrent": write_recurrent_gguf(folder / "recurrent.gguf"),
     }
 
 
@@ -30,7 +33,7 @@ def plan_for(path: Path) -> LoadPlan:
 
 
 @pytest.fixture(
-    scope="module", params=["tiny-F16", "tiny-F16-shared", "tiny-Q8_0", "demo", "demo-shared"]
+    scope="module", params=["tiny-F16", "tiny-F16-shared", "tiny-Q8_0", "demo", "demo-shared", "window", "recurrent", "recurrent-shared"]
 )
 def backend(
     request: pytest.FixtureRequest, model_paths: dict[str, Path]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import platform
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,20 +13,18 @@ from farthing.edge.codec import LlamaCodec
 from farthing.edge.context import open_context
 from farthing.edge.llama_log import LibraryLog
 from farthing.edge.llama_model import LlamaModel
-from farthing.edge.memory_need import check_memory, estimate_memory
+from farthing.edge.memory_need import check_memory
 from farthing.edge.plan import LoadPlan
 from farthing.edge.saved_slot import LlamaSavedSlot
 from farthing.edge.shape import shape_context
 from farthing.edge.slots import Slots
-from farthing.edge.step_output import LlamaStepOutput
+from farthing.edge.step_output import LlamaStepOutput, LogitRows
 from farthing.edge.stop_flag import StopFlag
 from farthing.edge.token_batch import TokenBatch
 from farthing.inference.batch_backend import Interrupted, SavedSlot, SlotLayout, SlotWork
 from farthing.inference.model import Capability, ModelDescription
-from farthing.inference.store.gguf import read_header
 from farthing.kit.errors import Internal
 
-_LOGGER = logging.getLogger(__name__)
 # Results of llama_decode.
 _NO_ROOM, _ABORTED = 1, 2
 
@@ -40,22 +38,20 @@ class LlamaBatchBackend:
 
     def __init__(self, plan: LoadPlan) -> None:
         """Loads the model. Raises FailedPrecondition when llama.cpp cannot, or when it needs more than the limit."""
-        adapter_bytes = sum(one.path.stat().st_size for one in plan.adapters)
-        need = estimate_memory(read_header(plan.path), plan, adapter_bytes)
-        _LOGGER.info("memory needed, estimated", extra=need.as_log_fields())
-        check_memory(need, plan.memory_limit_bytes)
+        if plan.memory_limit_bytes:
+            check_memory(plan)
         self._log = LibraryLog()
         self._stop_flag = StopFlag()
         self.weights = LlamaModel(plan.path, self._log)
         self.codec = LlamaCodec(self.weights, plan.name)
-        self._vocab_size = self.codec.vocab_size
         self._adapters = AdapterSet(self.weights, plan.adapters)
-        self._shape = shape_context(plan, self.weights.train_context_length)
+        self._shape = shape_context(plan, self.weights.train_context_length, platform.machine())
         self.model = self._describe(plan)
         self._batch = TokenBatch(self._shape.step_token_capacity)
         self.weights_bytes = self.weights.size_bytes
         self._context: Any = open_context(self.weights, self._shape, plan, self._stop_flag)
         try:
+            self._rows = LogitRows(self._context, self.model.vocab_size)
             self._slots = Slots(
                 self._context,
                 self._compute,
@@ -125,7 +121,7 @@ class LlamaBatchBackend:
                 metadata={"code": str(code), "cause": cause},
             )
         self._slots.append(work, adapter)
-        return LlamaStepOutput(self._context, row_count, self._vocab_size)
+        return LlamaStepOutput(self._rows, row_count)
 
     def _compute(self, slot: int, tokens: Sequence[int], adapter: str) -> None:
         """Puts tokens into an empty slot and asks for no logits."""
@@ -169,7 +165,7 @@ class LlamaBatchBackend:
             quantization=self.weights.quantization,
             parameter_count=self.weights.parameter_count,
             context_length=self._shape.slot_token_capacity,
-            vocab_size=self._vocab_size,
+            vocab_size=codec.vocab_size,
             bos_ids=codec.bos_ids,
             eos_ids=codec.eos_ids,
             capabilities=frozenset(capabilities),

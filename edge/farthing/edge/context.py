@@ -7,12 +7,17 @@ from typing import Any
 import llama_cpp as llama
 
 from farthing.edge.llama_model import LlamaModel
-from farthing.edge.plan import KvType, LoadPlan
+from farthing.edge.plan import Choice, KvType, LoadPlan
 from farthing.edge.shape import ContextShape
 from farthing.edge.stop_flag import StopFlag
 from farthing.kit.errors import FailedPrecondition
 
 _GGML_TYPES: dict[KvType, int] = {"f16": llama.GGML_TYPE_F16, "q8_0": llama.GGML_TYPE_Q8_0}
+_ATTENTION_TYPES: dict[Choice, int] = {
+    "auto": llama.LLAMA_FLASH_ATTN_TYPE_AUTO,
+    "on": llama.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+    "off": llama.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+}
 
 
 def open_context(
@@ -34,9 +39,7 @@ def open_context(
     # The whole past of a window is kept, so that a slot can be cut back to an earlier place.
     params.swa_full = True
     params.type_k = params.type_v = _GGML_TYPES[plan.kv_type]
-    if plan.kv_type != "f16":
-        # Only the library's fused attention reads quantized values.
-        params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
+    params.flash_attn_type = _ATTENTION_TYPES[shape.flash_attention]
     params.n_threads = params.n_threads_batch = plan.thread_count
     params.no_perf = True
     params.abort_callback = stop_flag.callback

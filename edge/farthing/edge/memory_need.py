@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import platform
 import re
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 
 from farthing.edge.plan import KvType, LoadPlan
 from farthing.edge.shape import shape_context
-from farthing.inference.store.gguf import GgufHeader
+from farthing.inference.store.gguf import GgufHeader, read_header
 from farthing.kit.errors import FailedPrecondition
 
 # ggml keeps 32 values of Q8_0 in 32 bytes and a scale of 2.
@@ -36,15 +37,17 @@ class MemoryNeed:
         return {**asdict(self), "total_bytes": self.total_bytes}
 
 
-def estimate_memory(header: GgufHeader, plan: LoadPlan, adapter_bytes: int = 0) -> MemoryNeed:
+def estimate_memory(
+    header: GgufHeader, plan: LoadPlan, machine: str, *, adapter_bytes: int = 0
+) -> MemoryNeed:
     """Weights and adapters as their files have them; keys and values of every token that fits."""
-    architecture = header.metadata.get("general.architecture", "")
-    trained = header.metadata.get(f"{architecture}.context_length", 0)
-    shape = shape_context(plan, int(trained) if isinstance(trained, int) else 0)
+    shape = shape_context(plan, _integer(header, "context_length"), machine)
     widths = [
         one.shape[1] for one in header.tensors if one.name[:4] == "blk." and one.shape[1:]
     ]
     row_values = _LIVE_ROW_COUNT * max(widths, default=0) + shape.reach_cell_count
+    if shape.flash_attention == "off":  # every head's view of every token is written out
+        row_values += _integer(header, "attention.head_count") * shape.reach_cell_count
     logit_count = 2 * shape.slot_count * header.array_counts.get("tokenizer.ggml.tokens", 0)
     token_bytes = count_kv_values(header) * _BYTES_PER_32_VALUES[plan.kv_type] // 32
     return MemoryNeed(
@@ -53,6 +56,13 @@ def estimate_memory(header: GgufHeader, plan: LoadPlan, adapter_bytes: int = 0) 
         kv_bytes=shape.cell_count * token_bytes,
         step_bytes=4 * (shape.step_token_capacity * row_values + logit_count),
     )
+
+
+def _integer(header: GgufHeader, key: str) -> int:
+    """A number of the model's architecture, 0 when the header has none."""
+    architecture = header.metadata.get("general.architecture", "")
+    value = header.metadata.get(f"{architecture}.{key}", 0)
+    return max(0, value) if isinstance(value, int) else 0
 
 
 def count_kv_values(header: GgufHeader) -> int:
@@ -75,17 +85,26 @@ def _count_layer(shapes: dict[str, tuple[int, ...]]) -> int:
     return sum(shapes[part][1] for part in ("k", "v") if part in shapes)
 
 
-def check_memory(need: MemoryNeed, limit_bytes: int) -> None:
-    """Raises FailedPrecondition when the need is over the limit; 0 is no limit."""
+def check_memory(plan: LoadPlan) -> MemoryNeed:
+    """The plan's need. Raises FailedPrecondition when it is over the plan's limit."""
+    need = estimate_memory(
+        read_header(plan.path),
+        plan,
+        platform.machine(),
+        adapter_bytes=sum(one.path.stat().st_size for one in plan.adapters),
+    )
+    limit_bytes = plan.memory_limit_bytes
     if not limit_bytes or need.total_bytes <= limit_bytes:
-        return
+        return need
     raise FailedPrecondition(
-        f"The model needs about {need.total_bytes:,} bytes, more than"
-        f" FARTHING_EDGE_MEMORY_LIMIT_BYTES={limit_bytes}: {need.weights_bytes:,} for weights,"
-        f" {need.adapter_bytes:,} for adapters, {need.kv_bytes:,} for keys and values,"
-        f" {need.step_bytes:,} for a step. Set FARTHING_EDGE_SLOTS or FARTHING_EDGE_CONTEXT to"
+        f"{plan.name} needs about {need.total_bytes} bytes of memory, more than"
+        f" FARTHING_EDGE_MEMORY_LIMIT_BYTES={limit_bytes}: {need.weights_bytes} for weights,"
+        f" {need.adapter_bytes} for adapters, {need.kv_bytes} for keys and values,"
+        f" {need.step_bytes} for a step. Set FARTHING_EDGE_SLOTS or FARTHING_EDGE_CONTEXT to"
         " less, FARTHING_EDGE_KV_TYPE to q8_0, or take a smaller model.",
         reason="MEMORY_LIMIT_EXCEEDED",
-        metadata={name: str(value) for name, value in need.as_log_fields().items()}
-        | {"limit_bytes": str(limit_bytes)},
+        metadata={
+            "limit_bytes": str(limit_bytes),
+            **{name: str(value) for name, value in need.as_log_fields().items()},
+        },
     )

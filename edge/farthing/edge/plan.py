@@ -11,6 +11,9 @@ from farthing.inference.core.card import ModelCard
 
 KvType = Literal["f16", "q8_0"]
 KV_TYPES: tuple[KvType, ...] = get_args(KvType)
+Choice = Literal["auto", "on", "off"]
+CHOICES: tuple[Choice, ...] = get_args(Choice)
+MAX_SLOT_COUNT = 255  # llama.cpp has 256 sequences, one of which is ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +42,11 @@ class LoadPlan:
     thread_count: int
     prefill_chunk_token_count: int
     slot_count: int = 1
-    step_token_capacity: int = 512
+    step_token_capacity: int = 256
     kv_type: KvType = "f16"
     shared_kv: bool = False
     pool_token_capacity: int = 0
+    flash_attention: Choice = "auto"
     adapters: tuple[Adapter, ...] = ()
     memory_limit_bytes: int = 0
 

@@ -1,4 +1,4 @@
-"""Computes one token of the model in a process of its own, where a crash can hurt nobody.
+"""Computes a few tokens of the model in a process of its own, where a crash can hurt nobody.
 
 A build of llama.cpp that does not fit the processor, and some damaged files, end in a signal
 that no Python code can catch. `python -m farthing.edge.selftest PLAN` is that process.
@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from farthing.edge.plan import LoadPlan
+from farthing.inference.batch_backend import SlotWork
 from farthing.kit.errors import FailedPrecondition, FarthingError
 
 _CONTEXT_LENGTH = 32
@@ -29,7 +30,15 @@ _REBUILD = (
 
 def run_selftest(plan: LoadPlan, timeout_ms: int) -> None:
     """Raises FailedPrecondition when the model cannot be computed on this machine."""
-    small = replace(plan, context_length=_CONTEXT_LENGTH, prefill_chunk_token_count=8)
+    small = replace(
+        plan,
+        context_length=_CONTEXT_LENGTH,
+        prefill_chunk_token_count=8,
+        slot_count=2,
+        step_token_capacity=_CONTEXT_LENGTH,
+        pool_token_capacity=0,
+        memory_limit_bytes=0,
+    )
     command = [sys.executable, "-m", "farthing.edge.selftest", small.to_json()]
     try:
         child = subprocess.run(
@@ -56,15 +65,22 @@ def run_selftest(plan: LoadPlan, timeout_ms: int) -> None:
 
 
 def main(plan: LoadPlan) -> int:
-    """The child's work: load, one chunk, one token."""
-    try:
-        from farthing.edge.backend_llama import LlamaBackend
+    """The child's work: load as planned, a prompt in each of two slots, then a token in both.
 
-        backend = LlamaBackend(plan)
+    One row and several take different kernels, and so do quantized keys, adapters and copies.
+    """
+    try:
+        from farthing.edge.batch_backend import LlamaBatchBackend
+
+        backend = LlamaBatchBackend(plan)
         end = backend.model.eos_ids
         token = next(one for one in range(backend.model.vocab_size) if one not in end)
-        backend.prefill([token, token])
-        backend.decode(token)
+        for adapter in ("", *(one.name for one in plan.adapters)):
+            backend.reset()
+            backend.step([SlotWork(0, 0, [token] * 3)], adapter).best()
+            backend.copy(0, 1, 2)
+            both = [SlotWork(0, 3, [token]), SlotWork(1, 2, [token])]
+            backend.step(both, adapter).best()
         backend.close()
     except FarthingError as error:
         result = {
