@@ -1,4 +1,4 @@
-"""A tiny Llama made on the spot: random weights and a byte-level vocabulary, as a GGUF file; and a LoRA adapter for it."""
+"""A tiny Llama made on the spot, random weights and a byte-level vocabulary as a GGUF file, and a LoRA adapter."""
 
 from __future__ import annotations
 
@@ -25,11 +25,13 @@ def write_tiny_gguf(
     *,
     seed: int = 7,
     quantized: bool = True,
+    precise: bool = False,
     added: Mapping[str, Floats] | None = None,
 ) -> Path:
-    """Writes the model, as Q8_0 or F16, with `added` on top of the matrices it names. Same seed, same file."""
+    """Writes the model as Q8_0, F16 or, `precise`, F32, with `added` on the matrices it names. Same seed, same file."""
+    quantized = quantized and not precise
     whole = path.with_suffix(".f16.gguf") if quantized else path
-    _write_f16(whole, seed, added or {})
+    _write_whole(whole, seed, np.float32 if precise else np.float16, added or {})
     if quantized:
         _quantize(whole, path)
         whole.unlink()
@@ -98,11 +100,17 @@ def add_vocabulary(writer: gguf.GGUFWriter) -> int:
     return len(vocab)
 
 
-def _write_f16(path: Path, seed: int, added: Mapping[str, Floats]) -> None:
+def _write_whole(
+    path: Path,
+    seed: int,
+    number: type[np.float16 | np.float32],
+    added: Mapping[str, Floats],
+) -> None:
     draw = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_name("tiny")
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+    kinds = gguf.LlamaFileType
+    writer.add_file_type(kinds.ALL_F32 if number is np.float32 else kinds.MOSTLY_F16)
     writer.add_context_length(CONTEXT)
     writer.add_embedding_length(WIDTH)
     writer.add_block_count(LAYERS)
@@ -120,7 +128,7 @@ def _write_f16(path: Path, seed: int, added: Mapping[str, Floats]) -> None:
         values = draw.standard_normal((rows, columns)) * scale
         if name in added:
             values = values + added[name]
-        writer.add_tensor(name, values.astype(np.float16))
+        writer.add_tensor(name, values.astype(number))
 
     matrix("token_embd.weight", vocab_size, WIDTH, 1.0)
     matrix("output.weight", vocab_size, WIDTH, 0.25)

@@ -191,6 +191,7 @@ class LlamaBatchBackend:
             token_capacity=shape.token_capacity,
             step_token_capacity=shape.step_token_capacity,
             token_bytes=token_bytes,
+            cuts_freely=not weights.has_recurrent_state,
         )
 
 

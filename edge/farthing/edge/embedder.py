@@ -30,11 +30,14 @@ class LlamaEmbedder:
         self.context_length = min(context_length, weights.train_context_length)
         self.size = weights.embedding_size
         params = llama.llama_context_default_params()
+        # The library ends the process unless a step takes a multiple of its sequences in tokens.
+        self._group_size = min(_MAX_GROUP_SIZE, self.context_length)
+        pieces = -(-self.context_length // self._group_size)
+        self._step_token_capacity = pieces * self._group_size
         # A text's mean is taken within one pass of the library, so all of a step is one pass;
         # and only sequences in one pool go into one pass whatever their lengths.
-        params.n_ctx = params.n_batch = params.n_ubatch = self.context_length
-        # The library ends the process when it has fewer tokens a step than sequences.
-        params.n_seq_max = self._group_size = min(_MAX_GROUP_SIZE, self.context_length)
+        params.n_ctx = params.n_batch = params.n_ubatch = self._step_token_capacity
+        params.n_seq_max = self._group_size
         params.kv_unified = True
         params.embeddings = True
         params.pooling_type = llama.LLAMA_POOLING_TYPE_MEAN
@@ -50,7 +53,7 @@ class LlamaEmbedder:
                 metadata={"context_length": str(self.context_length)},
             )
         self._weights = weights
-        self._batch = TokenBatch(self.context_length)
+        self._batch = TokenBatch(self._step_token_capacity)
         self._memory = llama.llama_get_memory(self._context)
 
     def embed(self, texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
@@ -58,7 +61,7 @@ class LlamaEmbedder:
         for index, tokens in enumerate(texts):
             self._check(index, tokens)
         vectors = np.empty((len(texts), self.size), np.float32)
-        for start, group in _group(texts, self.context_length, self._group_size):
+        for start, group in _group(texts, self._step_token_capacity, self._group_size):
             self._compute(group, vectors[start : start + len(group)])
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         return vectors

@@ -7,6 +7,7 @@ that no Python code can catch. `python -m farthing.edge.selftest PLAN` is that p
 from __future__ import annotations
 
 import json
+import platform
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from farthing.edge.plan import LoadPlan
+from farthing.edge.shape import choose_attention
 from farthing.inference.batch_backend import SlotWork
 from farthing.kit.errors import FailedPrecondition, FarthingError
 
@@ -30,16 +32,7 @@ _REBUILD = (
 
 def run_selftest(plan: LoadPlan, timeout_ms: int) -> None:
     """Raises FailedPrecondition when the model cannot be computed on this machine."""
-    small = replace(
-        plan,
-        context_length=_CONTEXT_LENGTH,
-        prefill_chunk_token_count=8,
-        slot_count=2,
-        step_token_capacity=_CONTEXT_LENGTH,
-        pool_token_capacity=0,
-        memory_limit_bytes=0,
-    )
-    command = [sys.executable, "-m", "farthing.edge.selftest", small.to_json()]
+    command = [sys.executable, "-m", "farthing.edge.selftest", make_small(plan).to_json()]
     try:
         child = subprocess.run(
             command, capture_output=True, text=True, timeout=timeout_ms / 1000, check=False
@@ -50,18 +43,36 @@ def run_selftest(plan: LoadPlan, timeout_ms: int) -> None:
             f"took longer than {timeout_ms} ms",
             "Set FARTHING_EDGE_SELFTEST_TIMEOUT_MS higher or use a smaller model.",
         ) from error
-    if child.returncode == 0:
+    judge_child(plan.path, child.returncode, child.stdout, child.stderr)
+
+
+def make_small(plan: LoadPlan) -> LoadPlan:
+    """The plan with as much room as the test needs, and the kernels of the whole."""
+    return replace(
+        plan,
+        context_length=_CONTEXT_LENGTH,
+        prefill_chunk_token_count=8,
+        slot_count=2,
+        step_token_capacity=_CONTEXT_LENGTH,
+        pool_token_capacity=0,
+        memory_limit_bytes=0,
+        flash_attention=choose_attention(plan, plan.context_length, platform.machine()),
+    )
+
+
+def judge_child(path: Path, return_code: int, output: str, complaints: str) -> None:
+    """Raises FailedPrecondition with what the child said of itself, or with what its death means."""
+    if return_code == 0:
         return
-    if child.returncode < 0:
-        name = signal.Signals(-child.returncode).name
-        raise _failed(plan.path, f"crashed with {name}", _REBUILD)
-    for line in child.stdout.splitlines():
+    if return_code < 0:
+        raise _failed(path, f"crashed with {signal.Signals(-return_code).name}", _REBUILD)
+    for line in output.splitlines():
         if line.startswith(_RESULT_MARK):
             result = json.loads(line.removeprefix(_RESULT_MARK))
             raise FailedPrecondition(
                 result["message"], reason=result["reason"], metadata=result["metadata"]
             )
-    raise _failed(plan.path, "failed", child.stderr.strip()[-2_000:])
+    raise _failed(path, "failed", complaints.strip()[-2_000:])
 
 
 def main(plan: LoadPlan) -> int:
@@ -74,7 +85,8 @@ def main(plan: LoadPlan) -> int:
 
         backend = LlamaBatchBackend(plan)
         end = backend.model.eos_ids
-        token = next(one for one in range(backend.model.vocab_size) if one not in end)
+        tokens = (one for one in range(backend.model.vocab_size) if one not in end)
+        token = next(tokens, 0)
         for adapter in ("", *(one.name for one in plan.adapters)):
             backend.reset()
             backend.step([SlotWork(0, 0, [token] * 3)], adapter).best()

@@ -51,12 +51,12 @@ def shape_context(plan: LoadPlan, train_context_length: int, machine: str) -> Co
         step_token_capacity=max(plan.slot_count + 1, min(plan.step_token_capacity, cells)),
         cell_count=cells,
         is_shared=plan.shared_kv,
-        flash_attention=_choose_attention(plan, slot_tokens, machine),
+        flash_attention=choose_attention(plan, slot_tokens, machine),
     )
 
 
-def _choose_attention(plan: LoadPlan, slot_tokens: int, machine: str) -> Choice:
-    """ "auto" leaves it to the library, which takes the fused kind wherever it can."""
+def choose_attention(plan: LoadPlan, slot_tokens: int, machine: str) -> Choice:
+    """What is asked for, or what measured faster; with "auto" the library chooses, mostly fused attention."""
     if plan.kv_type != "f16":
         return "on"  # only fused attention reads quantized values
     long_slots = not plan.shared_kv and slot_tokens > _SHORT_SLOT_TOKENS
