@@ -52,7 +52,8 @@ class LlamaModel:
 
     @property
     def train_context_length(self) -> int:
-        return int(llama.llama_model_n_ctx_train(self.handle))
+        """What the file says, 0 when it says nothing or nonsense."""
+        return max(0, int(llama.llama_model_n_ctx_train(self.handle)))
 
     @property
     def parameter_count(self) -> int:

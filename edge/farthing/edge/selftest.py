@@ -7,6 +7,7 @@ that no Python code can catch. `python -m farthing.edge.selftest PLAN` is that p
 from __future__ import annotations
 
 import json
+import os
 import platform
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from farthing.inference.batch_backend import SlotWork
 from farthing.kit.errors import FailedPrecondition, FarthingError
 
 _CONTEXT_LENGTH = 32
+CHILD_ENVIRONMENT = {"GGML_NO_BACKTRACE": "1"}  # which would wait for a debugger
 _RESULT_MARK = "farthing-selftest:"
 # GCC 12 leaves out stores to the AMX tile configuration; F16 models run, quantized ones crash.
 _REBUILD = (
@@ -28,6 +30,7 @@ _REBUILD = (
     " --no-binary llama-cpp-python llama-cpp-python. If it still crashes, the model file is"
     " damaged: download it again."
 )
+_REPAIR = "The model file is damaged or of a kind that this llama.cpp cannot compute: download or convert it again."
 
 
 def run_selftest(plan: LoadPlan, timeout_ms: int) -> None:
@@ -35,7 +38,13 @@ def run_selftest(plan: LoadPlan, timeout_ms: int) -> None:
     command = [sys.executable, "-m", "farthing.edge.selftest", make_small(plan).to_json()]
     try:
         child = subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout_ms / 1000, check=False
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_ms / 1000,
+            check=False,
+            env={**os.environ, **CHILD_ENVIRONMENT},
         )
     except subprocess.TimeoutExpired as error:
         raise _failed(
@@ -64,6 +73,8 @@ def judge_child(path: Path, return_code: int, output: str, complaints: str) -> N
     """Raises FailedPrecondition with what the child said of itself, or with what its death means."""
     if return_code == 0:
         return
+    if return_code == -signal.SIGABRT:  # the library found what it had not expected
+        raise _failed(path, f"gave up with SIGABRT{_last_words(complaints)}", _REPAIR)
     if return_code < 0:
         raise _failed(path, f"crashed with {signal.Signals(-return_code).name}", _REBUILD)
     for line in output.splitlines():
@@ -103,6 +114,15 @@ def main(plan: LoadPlan) -> int:
         sys.stdout.write(_RESULT_MARK + json.dumps(result) + "\n")
         return 1
     return 0
+
+
+def _last_words(complaints: str) -> str:
+    """llama.cpp's assertion, without the folder that its source was compiled in."""
+    for line in reversed(complaints.splitlines()):
+        place, _, assertion = line.partition(": GGML_")
+        if assertion:
+            return f" ({Path(place).name}: GGML_{assertion})"
+    return ""
 
 
 def _failed(path: Path, what: str, advice: str) -> FailedPrecondition:

@@ -34,7 +34,8 @@ def shape_context(plan: LoadPlan, train_context_length: int, machine: str) -> Co
 
     `machine` is the processor's family as `platform.machine()` names it.
     """
-    slot_tokens = min(plan.context_length, train_context_length)
+    # A file may say 0, which is no length at all.
+    slot_tokens = min(plan.context_length, train_context_length or plan.context_length)
     if plan.shared_kv:
         tokens = plan.pool_token_capacity or plan.slot_count * slot_tokens
         cells = _round_up(tokens)
