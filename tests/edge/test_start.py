@@ -5,17 +5,21 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import gguf
 import grpc
 import pytest
-from tests.support.tiny_gguf import write_tiny_gguf
+from tests.support.selftest_children import SelftestChildren
+from tests.support.tiny_gguf import write_tiny_gguf, write_tiny_lora
 
 from farthing.api.inference.v1 import inference_pb2 as pb
 from farthing.api.inference.v1 import inference_pb2_grpc as pb_grpc
 from farthing.edge import selftest
 from farthing.edge.loading import make_plan
+from farthing.edge.plan import Adapter, LoadPlan
 from farthing.edge.settings import EdgeSettings
 from farthing.kit.errors import FailedPrecondition, FarthingError
 from farthing.kit.settings import SettingsError
@@ -70,6 +74,36 @@ def test_a_file_llama_cannot_load_fails_in_the_child_with_its_words(
         selftest.run_selftest(replace(plan, path=broken), 60_000)
     assert "llama.cpp cannot load broken.gguf" in caught.value.message
     assert "no reason given" not in caught.value.message
+
+
+def test_an_assertion_of_the_library_is_told_without_its_build_folder(
+    model_path: Path, tmp_path: Path
+) -> None:
+    plan = make_plan(settings_for(model_path, tmp_path))
+    hopeless = tmp_path / "hopeless.gguf"
+    hopeless.write_bytes(model_path.read_bytes())
+    gguf.GGUFReader(hopeless, "r+").fields["llama.block_count"].parts[-1][0] = 0
+    with pytest.raises(FailedPrecondition) as caught:
+        selftest.run_selftest(replace(plan, path=hopeless), 60_000)
+    assert "gave up with SIGABRT (llama-model.cpp:" in caught.value.message
+    assert "download or convert it again" in caught.value.message
+
+
+def test_the_selftest_computes_what_the_plan_will(
+    plan_for: Callable[..., LoadPlan], tmp_path: Path
+) -> None:
+    write_tiny_lora(tmp_path / "good.gguf")
+    write_tiny_lora(tmp_path / "other.gguf", architecture="qwen2")
+    good, other = (Adapter(name, tmp_path / f"{name}.gguf") for name in ("good", "other"))
+    with SelftestChildren() as children:
+        for model in ("F16", "Q8_0", "window", "recurrent", "demo"):
+            children.run(plan_for(model))
+            children.run(plan_for(model, flash_attention="off", slot_count=1))
+        children.run(plan_for("F16", kv_type="q8_0", shared_kv=True, adapters=(good,)))
+        with pytest.raises(FailedPrecondition, match=r"adapter other from other\.gguf"):
+            children.run(plan_for("F16", adapters=(good, other)))
+        with pytest.raises(FailedPrecondition, match="sliding window"):
+            children.run(plan_for("window", shared_kv=True))
 
 
 def test_a_crash_of_the_child_becomes_advice(

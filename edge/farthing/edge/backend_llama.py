@@ -13,14 +13,14 @@ from typing import Any
 import llama_cpp as llama
 import numpy as np
 
-from farthing.edge.llama_grammar import GrammarConstraint
+from farthing.edge.codec import LlamaCodec
 from farthing.edge.llama_log import LibraryLog
 from farthing.edge.llama_model import LlamaModel
 from farthing.edge.plan import LoadPlan
+from farthing.edge.stop_flag import StopFlag
 from farthing.inference.backend import ChatMessage, Constraint, Interrupted, Logits
-from farthing.inference.chat_template import ChatTemplate
 from farthing.inference.model import Capability, ModelDescription
-from farthing.kit.errors import FailedPrecondition, Internal, Unimplemented
+from farthing.kit.errors import FailedPrecondition, Internal
 
 _SEQUENCE = 0
 _ABORTED = 2  # llama_decode's result after its abort callback said so
@@ -33,7 +33,7 @@ class LlamaBackend:
         """Loads the model. Raises FailedPrecondition when llama.cpp cannot."""
         self._log = LibraryLog()
         self._weights = LlamaModel(plan.path, self._log)
-        vocabulary = self._vocabulary = self._weights.vocabulary
+        codec = self._codec = LlamaCodec(self._weights, plan.name)
         context_length = min(plan.context_length, self._weights.train_context_length)
         self.prefill_chunk_token_count = min(plan.prefill_chunk_token_count, context_length)
         self._stop_flag = StopFlag()
@@ -41,16 +41,6 @@ class LlamaBackend:
         self._memory = llama.llama_get_memory(self._context)
         self._batch = _Batch(self.prefill_chunk_token_count)
         self._position = 0
-        source = self._weights.chat_template
-        self._template = (
-            ChatTemplate(
-                source,
-                bos_text=vocabulary.control_text(llama.llama_vocab_bos(vocabulary.handle)),
-                eos_text=vocabulary.control_text(llama.llama_vocab_eos(vocabulary.handle)),
-            )
-            if source
-            else None
-        )
         capabilities = {Capability.JSON_SCHEMA, Capability.LOGPROBS}
         self.model = ModelDescription(
             name=plan.name,
@@ -59,11 +49,11 @@ class LlamaBackend:
             quantization=self._weights.quantization,
             parameter_count=self._weights.parameter_count,
             context_length=context_length,
-            vocab_size=vocabulary.size,
-            bos_ids=vocabulary.bos_ids,
-            eos_ids=vocabulary.eos_ids,
+            vocab_size=codec.vocab_size,
+            bos_ids=codec.bos_ids,
+            eos_ids=codec.eos_ids,
             capabilities=frozenset(
-                capabilities | ({Capability.CHAT} if self._template else set())
+                capabilities | ({Capability.CHAT} if codec.has_chat_template else set())
             ),
             qualities=plan.card.qualities,
             bytes_per_token=plan.card.bytes_per_token,
@@ -72,28 +62,23 @@ class LlamaBackend:
     @property
     def special_texts(self) -> frozenset[str]:
         """See Backend."""
-        return self._vocabulary.special_texts
+        return self._codec.special_texts
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
         """See Backend."""
-        return self._vocabulary.tokenize(text, special=special)
+        return self._codec.tokenize(text, special=special)
 
     def token_bytes(self, token: int) -> bytes:
         """See Backend."""
-        return self._vocabulary.token_bytes(token)
+        return self._codec.token_bytes(token)
 
     def render_chat(self, messages: Sequence[ChatMessage]) -> str:
         """See Backend."""
-        if self._template is None:
-            raise Unimplemented(
-                f"Model {self.model.name} has no chat template. Send a prompt instead of messages.",
-                reason="CHAT_TEMPLATE_MISSING",
-            )
-        return self._template.render(messages)
+        return self._codec.render_chat(messages)
 
     def constrain(self, json_schema: str) -> Constraint:
         """See Backend."""
-        return GrammarConstraint(self._vocabulary.handle, self._vocabulary.size, json_schema)
+        return self._codec.constrain(json_schema)
 
     def rewind(self, token_count: int) -> int:
         """See Backend."""
@@ -120,7 +105,7 @@ class LlamaBackend:
             )
         self._position += len(tokens)
         pointer = llama.llama_get_logits_ith(self._context, -1)
-        floats = ctypes.c_float * self._vocabulary.size
+        floats = ctypes.c_float * self._codec.vocab_size
         logits: Logits = np.ctypeslib.as_array(
             floats.from_address(ctypes.addressof(pointer.contents))
         )
@@ -140,7 +125,7 @@ class LlamaBackend:
             self._batch.close()
             llama.llama_free(self._context)
             self._context = None
-            self._weights.close()
+            del self._codec, self._weights
 
     def _open_context(self, plan: LoadPlan, context_length: int) -> Any:
         params = llama.llama_context_default_params()
@@ -155,7 +140,6 @@ class LlamaBackend:
         context = llama.llama_init_from_model(self._weights.handle, params)
         if not context:
             problem = self._log.last_error() or "no reason given"
-            self._weights.close()
             raise FailedPrecondition(
                 f"llama.cpp cannot open a context of {context_length} tokens: {problem}."
                 " Set FARTHING_EDGE_CONTEXT to less.",
@@ -163,29 +147,6 @@ class LlamaBackend:
                 metadata={"context_length": str(context_length)},
             )
         return context
-
-
-class StopFlag:
-    """A flag that llama.cpp reads between the parts of a step, without Python in between.
-
-    A Python callback would need the interpreter's lock hundreds of times per step. The C
-    library's `strlen` on a byte and a zero does the same reading: its result, 0 or 1, is the flag.
-    """
-
-    def __init__(self) -> None:
-        self._bytes = ctypes.create_string_buffer(2)
-        strlen = ctypes.cast(ctypes.CDLL(None).strlen, ctypes.c_void_p).value
-        assert strlen is not None
-        self.callback = llama.ggml_abort_callback(strlen)
-        self.address = ctypes.addressof(self._bytes)
-
-    def raise_(self) -> None:
-        """Makes a running step, and every later one, give up."""
-        self._bytes[0] = b"\x01"
-
-    def lower(self) -> None:
-        """Lets steps run again."""
-        self._bytes[0] = b"\x00"
 
 
 class _Batch:

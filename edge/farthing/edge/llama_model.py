@@ -1,9 +1,9 @@
-"""A GGUF model in llama.cpp: its weights, vocabulary and metadata. Imports llama_cpp."""
+"""A GGUF model in llama.cpp: its weights and metadata. Imports llama_cpp."""
 
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass, field
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -22,50 +22,12 @@ _FILE_TYPES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Vocabulary:
-    """What the tokens of a model are. `pieces` are their bytes in an answer."""
-
-    handle: Any
-    size: int
-    bos_ids: tuple[int, ...]
-    eos_ids: frozenset[int]
-    special_texts: frozenset[str]
-    pieces: dict[int, bytes] = field(default_factory=dict)
-
-    def tokenize(self, text: str, *, special: bool) -> list[int]:
-        """See Backend."""
-        data = text.encode()
-        if not data:
-            return []
-        room = (
-            len(data) + 16
-        )  # no tokenizer makes more tokens than bytes, give or take a prefix
-        tokens = (llama.llama_token * room)()
-        count = llama.llama_tokenize(self.handle, data, len(data), tokens, room, False, special)
-        if count < 0:
-            tokens = (llama.llama_token * -count)()
-            count = llama.llama_tokenize(
-                self.handle, data, len(data), tokens, -count, False, special
-            )
-        return list(tokens[:count])
-
-    def token_bytes(self, token: int) -> bytes:
-        """See Backend."""
-        piece = self.pieces.get(token)
-        if piece is None:
-            piece = self.pieces[token] = read_piece(self.handle, token, special=False)
-        return piece
-
-    def control_text(self, token: int) -> str:
-        """A token as templates write it; "" for a token that the model does not have."""
-        if token < 0:
-            return ""
-        return read_piece(self.handle, token, special=True).decode("utf-8", "replace")
-
-
 class LlamaModel:
-    """Loaded weights. The file stays mapped, so that processes share its pages."""
+    """Loaded weights. The file stays mapped, so that processes share its pages.
+
+    Contexts, codecs and embedders use the same weights and keep a reference to this object;
+    the weights are freed with the last one.
+    """
 
     def __init__(self, path: Path, log: LibraryLog) -> None:
         """Raises FailedPrecondition with llama.cpp's own words when it cannot load the file."""
@@ -75,6 +37,7 @@ class LlamaModel:
         params.n_gpu_layers = 0
         params.load_mode = llama.LLAMA_LOAD_MODE_MMAP
         log.forget()
+        self.log = log
         self.handle: Any = llama.llama_model_load_from_file(str(path).encode(), params)
         if not self.handle:
             raise FailedPrecondition(
@@ -83,15 +46,56 @@ class LlamaModel:
                 reason="MODEL_UNREADABLE",
                 metadata={"path": str(path)},
             )
-        self.vocabulary = _read_vocabulary(llama.llama_model_get_vocab(self.handle))
+        self.vocab: Any = llama.llama_model_get_vocab(self.handle)
+        # Not at the interpreter's end: contexts may be alive then, and the system frees all.
+        weakref.finalize(self, llama.llama_model_free, self.handle).atexit = False
 
     @property
     def train_context_length(self) -> int:
-        return int(llama.llama_model_n_ctx_train(self.handle))
+        """What the file says, 0 when it says nothing or nonsense."""
+        return max(0, int(llama.llama_model_n_ctx_train(self.handle)))
 
     @property
     def parameter_count(self) -> int:
         return int(llama.llama_model_n_params(self.handle))
+
+    @property
+    def vocab_size(self) -> int:
+        return int(llama.llama_vocab_n_tokens(self.vocab))
+
+    @property
+    def size_bytes(self) -> int:
+        """The weights in memory."""
+        return int(llama.llama_model_size(self.handle))
+
+    @property
+    def embedding_size(self) -> int:
+        """Numbers in one embedding."""
+        return int(llama.llama_model_n_embd_out(self.handle))
+
+    @property
+    def window_token_count(self) -> int:
+        """Tokens that layers with a sliding window look back on, 0 when there are none."""
+        return int(llama.llama_model_n_swa(self.handle))
+
+    @property
+    def has_recurrent_state(self) -> bool:
+        """Whether some layers keep a state of fixed size that cannot be wound back."""
+        return bool(
+            llama.llama_model_is_recurrent(self.handle)
+            or llama.llama_model_is_hybrid(self.handle)
+        )
+
+    @property
+    def cell_header_bytes(self) -> int:
+        """What llama.cpp writes for a token into a saved state beside its keys and values.
+
+        Position, count of sequences, sequence; with positions in a picture three numbers more;
+        and all of it once more for the layers with a window.
+        """
+        rope = llama.llama_model_rope_type(self.handle)
+        pictures = rope in (llama.LLAMA_ROPE_TYPE_MROPE, llama.LLAMA_ROPE_TYPE_IMROPE)
+        return (24 if pictures else 12) * (2 if self.window_token_count else 1)
 
     @property
     def quantization(self) -> str:
@@ -115,35 +119,3 @@ class LlamaModel:
             _METADATA_BYTES,
         )
         return buffer.value.decode("utf-8", "replace") if length >= 0 else ""
-
-    def close(self) -> None:
-        """Frees the weights. Idempotent."""
-        if self.handle:
-            llama.llama_model_free(self.handle)
-            self.handle = None
-
-
-def read_piece(vocab: Any, token: int, *, special: bool) -> bytes:
-    """A token's bytes; control tokens have some only with `special`."""
-    room = 64
-    while True:
-        buffer = ctypes.create_string_buffer(room)
-        length = llama.llama_token_to_piece(vocab, token, buffer, room, 0, special)
-        if length >= 0:
-            return buffer.raw[:length]
-        room = -length
-
-
-def _read_vocabulary(vocab: Any) -> Vocabulary:
-    size = int(llama.llama_vocab_n_tokens(vocab))
-    bos = int(llama.llama_vocab_bos(vocab))
-    starts = llama.llama_vocab_get_add_bos(vocab) and bos >= 0
-    controls = (one for one in range(size) if llama.llama_vocab_is_control(vocab, one))
-    texts = (read_piece(vocab, one, special=True) for one in controls)
-    return Vocabulary(
-        handle=vocab,
-        size=size,
-        bos_ids=(bos,) if starts else (),
-        eos_ids=frozenset(one for one in range(size) if llama.llama_vocab_is_eog(vocab, one)),
-        special_texts=frozenset(text.decode("utf-8", "replace") for text in texts if text),
-    )

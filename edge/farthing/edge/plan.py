@@ -5,13 +5,34 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 from farthing.inference.core.card import ModelCard
+
+KvType = Literal["f16", "q8_0"]
+KV_TYPES: tuple[KvType, ...] = get_args(KvType)
+Choice = Literal["auto", "on", "off"]
+CHOICES: tuple[Choice, ...] = get_args(Choice)
+MAX_SLOT_COUNT = 255  # llama.cpp has 256 sequences, one of which is ours
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA adapter: the name that requests use, its GGUF file, and how strongly it counts."""
+
+    name: str
+    path: Path
+    scale: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan:
-    """A model file and its limits. `context_length` is cut to what the model was trained for."""
+    """A model file and its limits.
+
+    `context_length` is what one slot holds, cut to what the model was trained for. With
+    `shared_kv` the slots hold `pool_token_capacity` tokens together, 0 for slots × context.
+    `memory_limit_bytes` 0 is no limit.
+    """
 
     path: Path
     name: str
@@ -20,15 +41,27 @@ class LoadPlan:
     context_length: int
     thread_count: int
     prefill_chunk_token_count: int
+    slot_count: int = 1
+    step_token_capacity: int = 256
+    kv_type: KvType = "f16"
+    shared_kv: bool = False
+    pool_token_capacity: int = 0
+    flash_attention: Choice = "auto"
+    adapters: tuple[Adapter, ...] = ()
+    memory_limit_bytes: int = 0
 
     def to_json(self) -> str:
         """As an argument for another process; without the card, which takes no part in computing."""
         values = asdict(self)
         del values["card"]
-        return json.dumps({**values, "path": str(self.path)})
+        return json.dumps(values, default=str)
 
     @classmethod
     def from_json(cls, text: str) -> LoadPlan:
         """Back from `to_json`."""
         values = json.loads(text)
-        return cls(**{**values, "path": Path(values["path"]), "card": ModelCard()})
+        values["path"] = Path(values["path"])
+        values["adapters"] = tuple(
+            Adapter(one["name"], Path(one["path"]), one["scale"]) for one in values["adapters"]
+        )
+        return cls(**values, card=ModelCard())

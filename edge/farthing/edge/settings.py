@@ -37,6 +37,49 @@ class EdgeSettings(ServiceSettings):
         doc="Prompt tokens computed in one step, and the grain of prefix reuse.",
         unit="tokens",
     )
+    slot_count: int = setting(
+        4,
+        env="FARTHING_EDGE_SLOTS",
+        doc="Requests computed together, 1 to 255; each has room for a whole context.",
+    )
+    step_token_capacity: int = setting(
+        256,
+        env="FARTHING_EDGE_STEP_TOKENS",
+        doc="Most tokens computed in one step, those of prompts and of answers together.",
+        unit="tokens",
+    )
+    kv_type: str = setting(
+        "f16",
+        env="FARTHING_EDGE_KV_TYPE",
+        doc="How keys and values are kept: f16, or q8_0 for about half the memory and slower steps.",
+    )
+    flash_attention: str = setting(
+        "auto",
+        env="FARTHING_EDGE_FLASH_ATTENTION",
+        doc="llama.cpp's fused attention: on, off, or auto for what measured faster on this kind of processor.",
+    )
+    shared_kv: bool = setting(
+        False,
+        env="FARTHING_EDGE_SHARED_KV",
+        doc="All slots share one pool of tokens instead of having room for a whole context each.",
+    )
+    pool_token_capacity: int = setting(
+        0,
+        env="FARTHING_EDGE_POOL_TOKENS",
+        doc="Size of the shared pool; 0 for slots × context.",
+        unit="tokens",
+    )
+    adapters: tuple[str, ...] = setting(
+        (),
+        env="FARTHING_EDGE_ADAPTERS",
+        doc="LoRA adapters in GGUF, each as name=file or name=file@scale.",
+    )
+    memory_limit_bytes: int = setting(
+        0,
+        env="FARTHING_EDGE_MEMORY_LIMIT_BYTES",
+        doc="Refuse to load what needs more than this by estimate; 0 for no limit.",
+        unit="bytes",
+    )
     queue_capacity: int = setting(
         64, env="FARTHING_EDGE_QUEUE", doc="Requests that may wait; more are refused."
     )

@@ -36,7 +36,8 @@ class SlotLayout:
     """How much fits. A slot holds up to `slot_token_capacity` tokens, all slots together up to `token_capacity`.
 
     A step takes up to `step_token_capacity` tokens. `token_bytes` is the memory of one token's keys and values in all
-    layers.
+    layers, 0 when a slot's state has a fixed size. Unless `cuts_freely`, dropping the tail of a slot means computing
+    what stays again: such a slot is best gone on with as a whole, or begun anew.
     """
 
     slot_count: int
@@ -44,6 +45,7 @@ class SlotLayout:
     token_capacity: int
     step_token_capacity: int
     token_bytes: int
+    cuts_freely: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,10 @@ class BatchBackend(Protocol):
 
     def step(self, work: Sequence[SlotWork], adapter: str = "") -> StepOutput:
         """Computes all work, each slot at most once, in ascending order of slots, with one LoRA adapter or none.
+
+        Keys and values that one adapter made are not valid for another: a slot, and what was copied or restored into
+        it, is used with the same adapter until it is cut back to 0. Switching adapters between steps may take a
+        millisecond or two, so work of one adapter is best done in one step after the other.
 
         Raises Interrupted, or Internal (ENGINE_STEP_FAILED) when the library refuses; every slot is undefined after
         either, until `reset`.

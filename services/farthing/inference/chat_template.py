@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from farthing.inference.backend import ChatMessage
 from farthing.kit.errors import FailedPrecondition, InvalidArgument
+
+
+class Message(Protocol):
+    """What a template sees of one message of a conversation."""
+
+    @property
+    def role(self) -> str: ...
+
+    @property
+    def content(self) -> str: ...
 
 
 class ChatTemplate:
@@ -30,7 +40,7 @@ class ChatTemplate:
             ) from error
         self._specials = {"bos_token": bos_text, "eos_token": eos_text}
 
-    def render(self, messages: Sequence[ChatMessage]) -> str:
+    def render(self, messages: Sequence[Message]) -> str:
         """The prompt of a conversation. Raises InvalidArgument when the template refuses it."""
         try:
             return self._template.render(

@@ -1,0 +1,63 @@
+"""The logits of one step, read where llama.cpp keeps them. Imports llama_cpp."""
+
+from __future__ import annotations
+
+import ctypes
+from math import isfinite
+from typing import Any
+
+import llama_cpp as llama
+import numpy as np
+from numpy.typing import NDArray
+
+from farthing.inference.batch_backend import Logits
+from farthing.kit.errors import Internal
+
+
+class LogitRows:
+    """A context's rows of logits: one for each token of the last step that wanted one, and no others."""
+
+    def __init__(self, context: Any, vocab_size: int) -> None:
+        self._context, self._vocab_size = context, vocab_size
+        # The library seldom moves its rows, and making an array over them costs 40 µs.
+        self._views: dict[tuple[int, int], NDArray[np.float32]] = {}
+
+    def view(self, row_count: int) -> NDArray[np.float32]:
+        """Rows in the order of the step's tokens, uncopied; waits for the step if it must."""
+        address = ctypes.addressof(llama.llama_get_logits(self._context).contents)
+        view = self._views.get((address, row_count))
+        if view is None:
+            floats = ctypes.c_float * (row_count * self._vocab_size)
+            flat = np.ctypeslib.as_array(floats.from_address(address))
+            view = flat.reshape(row_count, self._vocab_size)
+            self._views[address, row_count] = view
+        return view
+
+
+class LlamaStepOutput:
+    """Implements StepOutput."""
+
+    __slots__ = ("_rows", "row_count")
+
+    def __init__(self, rows: LogitRows, row_count: int) -> None:
+        self._rows, self.row_count = rows, row_count
+
+    def best(self) -> NDArray[np.int64]:
+        """See StepOutput. Raises Internal when a row holds what is not a number."""
+        if not self.row_count:
+            return np.zeros(0, np.int64)
+        rows = self._rows.view(self.row_count)
+        tokens: NDArray[np.int64] = rows.argmax(
+            axis=1
+        )  # the first of equals; NaN is the largest
+        for index, token in enumerate(tokens.tolist()):
+            if not isfinite(rows[index, token]):
+                raise Internal(
+                    "The model gave no token that may come next.", reason="NO_TOKEN_POSSIBLE"
+                )
+        return tokens
+
+    def row(self, index: int) -> Logits:
+        """See StepOutput."""
+        row: Logits = self._rows.view(self.row_count)[index].copy()
+        return row
