@@ -44,7 +44,6 @@ def plan_for(model_paths: dict[str, Path]) -> Callable[..., LoadPlan]:
             card=ModelCard(),
             context_length=256,
             thread_count=1,
-            prefill_chunk_token_count=16,
             slot_count=6,
         )
         return replace(plan, **changes)

@@ -1,32 +1,36 @@
+"""The inference contract over a real socket, with llama.cpp behind it."""
+
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable
 
 import pytest
-from tests.support.inference_contract import InferenceContract
-from tests.support.tiny_gguf import write_tiny_gguf
+import pytest_asyncio
+from tests.support.inference_contract import Host, InferenceContract, hosting
 
-from farthing.edge.backend_llama import LlamaBackend
+from farthing.edge.engine import load_engine, spawner
 from farthing.edge.plan import LoadPlan
-from farthing.inference.core.card import ModelCard
+from farthing.inference.process.child import Child
+from farthing.inference.process.rules import EngineRules
 
 
 @pytest.fixture(scope="module")
-def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_gguf(tmp_path_factory.mktemp("models") / "tiny.gguf")
+def plan(plan_for: Callable[..., LoadPlan]) -> LoadPlan:
+    return plan_for("F32", context_length=512, slot_count=4, embedding_context_length=64)
 
 
-class TestLlamaBackend(InferenceContract):
-    @pytest.fixture
-    def backend(self, model_path: Path) -> LlamaBackend:
-        return LlamaBackend(
-            LoadPlan(
-                path=model_path,
-                name="tiny",
-                digest="e" * 64,
-                card=ModelCard(),
-                context_length=512,
-                thread_count=1,
-                prefill_chunk_token_count=32,
-            )
-        )
+@pytest.fixture(scope="module")
+def spawn(plan: LoadPlan) -> Callable[[], Child]:
+    return spawner(plan, EngineRules())
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def host(plan: LoadPlan, spawn: Callable[[], Child]) -> AsyncIterator[Host]:
+    reference = load_engine(plan)
+    async with hosting(spawn, reference) as host:
+        yield host
+    reference.backend.close()
+
+
+class TestLlamaEngine(InferenceContract):
+    """All of it."""

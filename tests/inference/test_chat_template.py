@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from farthing.inference.backend import ChatMessage
+from farthing.inference.batch_backend import ChatMessage
 from farthing.inference.chat_template import ChatTemplate
 from farthing.kit.errors import FailedPrecondition, InvalidArgument
 

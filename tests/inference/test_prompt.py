@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from farthing.inference.backend import ChatMessage
+from farthing.inference.batch_backend import ChatMessage
 from farthing.inference.core.prompt import (
     plan_token_limit,
     render_guarded,

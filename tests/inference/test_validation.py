@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import pytest
-from farthing.inference.backend import ChatMessage
+from farthing.inference.batch_backend import ChatMessage
 
 from farthing.inference.core.request import EngineRequest, Sampling
 from farthing.inference.core.validation import check_request

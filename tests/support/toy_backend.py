@@ -29,7 +29,8 @@ from farthing.inference.batch_backend import (
 from farthing.inference.core.schedule.scheduler import Rules
 from farthing.inference.model import Capability, ModelDescription
 from farthing.inference.process.child import serve_child
-from farthing.inference.process.server import EngineRules, LoadedEngine
+from farthing.inference.process.rules import EngineRules
+from farthing.inference.process.server import LoadedEngine
 from farthing.kit.errors import Internal, InvalidArgument
 
 # The 256 bytes, then the end token. Answers spell letters, mostly.

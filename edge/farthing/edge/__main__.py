@@ -1,4 +1,4 @@
-"""Starts the edge service: settings → model → engine → servicer → server."""
+"""Starts the edge service: settings → plan → self-test → engine in its own process → servicer → server."""
 
 from __future__ import annotations
 
@@ -7,20 +7,17 @@ import logging
 import os
 from importlib.util import find_spec
 
+from farthing.edge.engine import spawner
 from farthing.edge.loading import make_plan
-from farthing.edge.plan import LoadPlan
 from farthing.edge.selftest import run_selftest
 from farthing.edge.settings import EdgeSettings
-from farthing.inference.backend import Backend
-from farthing.inference.hosting import RequestMetrics, serve_engine
-from farthing.inference.serial import EngineLimits, SerialEngine
+from farthing.inference.host import ModelHost
+from farthing.inference.hosting import RequestMetrics, serve_host, watch_engine
+from farthing.inference.process.remote import RemoteEngine
 from farthing.kit.errors import FailedPrecondition
 from farthing.kit.process import ServiceProcess, run_service
 
 _LOGGER = logging.getLogger("farthing.edge")
-# OpenMP's threads spin between steps. Beside other busy processes the default spinning made
-# generation 3.2 times slower; this many rounds cost nothing measurable on a quiet machine.
-_GOMP_SPINCOUNT = "10000"
 
 
 async def serve(settings: EdgeSettings, process: ServiceProcess) -> None:
@@ -32,40 +29,35 @@ async def serve(settings: EdgeSettings, process: ServiceProcess) -> None:
         )
     plan = await asyncio.to_thread(make_plan, settings)
     await asyncio.to_thread(run_selftest, plan, settings.selftest_timeout_ms)
-    backend = await asyncio.to_thread(_load, plan)
+    engine = RemoteEngine(
+        spawner(plan, settings.rules()),
+        settings.patience(),
+        RequestMetrics(process.metrics, plan.name),
+    )
+    host = ModelHost()
+    await host.add(engine)
+    watch_engine(process.metrics, engine)
     _LOGGER.info(
         "model loaded",
         extra={
-            "model": backend.model.name,
-            "quantization": backend.model.quantization,
-            "context_length": backend.model.context_length,
-            "thread_count": plan.thread_count,
+            "model": engine.info.name,
+            "quantization": engine.info.quantization,
+            "context_length": engine.info.context_length,
+            "slot_count": plan.slot_count,
+            **engine.ready.facts,
         },
     )
-    observer = RequestMetrics(process.metrics, backend.model.name)
-    engine = SerialEngine(
-        backend, EngineLimits(settings.queue_capacity, settings.queue_aging_ms), observer
-    )
-    observer.watch(engine)
-    await serve_engine(
+    await serve_host(
         process,
-        engine,
+        host,
         discovery_name="infer-edge",
         tier="edge",
-        meta={"engine": "llama.cpp", "quantization": backend.model.quantization},
+        meta={"engine": "llama.cpp", "quantization": engine.info.quantization},
     )
-
-
-def _load(plan: LoadPlan) -> Backend:
-    # Imported here: OpenMP reads its variables when the library is loaded, after `main` set them.
-    from farthing.edge.backend_llama import LlamaBackend
-
-    return LlamaBackend(plan)
 
 
 def main() -> None:
     """Entry point of `python -m farthing.edge`."""
-    os.environ.setdefault("GOMP_SPINCOUNT", _GOMP_SPINCOUNT)
     run_service("edge", EdgeSettings, serve)
 
 

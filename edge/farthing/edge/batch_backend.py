@@ -75,6 +75,10 @@ class LlamaBatchBackend:
                 self._slots.cut(one.slot, one.start)
         return self._run(work, adapter)
 
+    def trim(self, slot: int, token_count: int) -> None:
+        """See BatchBackend."""
+        self._slots.cut(slot, token_count)
+
     def copy(self, source: int, target: int, token_count: int) -> None:
         """See BatchBackend."""
         self._slots.copy(source, target, token_count)
@@ -169,6 +173,7 @@ class LlamaBatchBackend:
             bos_ids=codec.bos_ids,
             eos_ids=codec.eos_ids,
             capabilities=frozenset(capabilities),
+            adapters=self._adapters.names,
             qualities=plan.card.qualities,
             bytes_per_token=plan.card.bytes_per_token,
         )

@@ -8,9 +8,7 @@ from typing import Any
 
 import llama_cpp as llama
 
-from farthing.edge.llama_grammar import GrammarConstraint
 from farthing.edge.llama_model import LlamaModel
-from farthing.inference.backend import Constraint
 from farthing.inference.chat_template import ChatTemplate, Message
 from farthing.kit.errors import Unimplemented
 
@@ -87,10 +85,6 @@ class LlamaCodec:
                 reason="CHAT_TEMPLATE_MISSING",
             )
         return self._template.render(messages)
-
-    def constrain(self, json_schema: str) -> Constraint:
-        """A constraint to JSON that the schema accepts. Raises InvalidArgument for a bad schema."""
-        return GrammarConstraint(self._vocab, self.vocab_size, json_schema)
 
 
 def _control_text(vocab: Any, token: int) -> str:

@@ -28,7 +28,7 @@ class LlamaEmbedder:
     def __init__(self, weights: LlamaModel, *, context_length: int, thread_count: int) -> None:
         """Raises FailedPrecondition when llama.cpp cannot open the context."""
         self.context_length = min(context_length, weights.train_context_length)
-        self.size = weights.embedding_size
+        self.dimension = weights.embedding_size
         params = llama.llama_context_default_params()
         # The library ends the process unless a step takes a multiple of its sequences in tokens.
         self._group_size = min(_MAX_GROUP_SIZE, self.context_length)
@@ -60,7 +60,7 @@ class LlamaEmbedder:
         """One row for each text's tokens. Raises InvalidArgument for an empty text and one over the context."""
         for index, tokens in enumerate(texts):
             self._check(index, tokens)
-        vectors = np.empty((len(texts), self.size), np.float32)
+        vectors = np.empty((len(texts), self.dimension), np.float32)
         for start, group in _group(texts, self._step_token_capacity, self._group_size):
             self._compute(group, vectors[start : start + len(group)])
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -110,7 +110,7 @@ class LlamaEmbedder:
             )
         for slot in range(len(group)):
             pointer = llama.llama_get_embeddings_seq(self._context, slot)
-            vectors[slot] = np.ctypeslib.as_array(pointer, (self.size,))
+            vectors[slot] = np.ctypeslib.as_array(pointer, (self.dimension,))
 
 
 def _group(

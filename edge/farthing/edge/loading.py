@@ -58,7 +58,6 @@ def make_plan(settings: EdgeSettings) -> LoadPlan:
         card=parse_card(stored.card, path.name),
         context_length=settings.context_length,
         thread_count=settings.thread_count or usable_core_count(),
-        prefill_chunk_token_count=settings.prefill_chunk_token_count,
         slot_count=settings.slot_count,
         step_token_capacity=settings.step_token_capacity,
         kv_type=cast(KvType, settings.kv_type),
@@ -67,6 +66,7 @@ def make_plan(settings: EdgeSettings) -> LoadPlan:
         pool_token_capacity=settings.pool_token_capacity,
         adapters=parse_adapters(settings.adapters),
         memory_limit_bytes=settings.memory_limit_bytes,
+        embedding_context_length=settings.embedding_context_length,
     )
     _LOGGER.info("memory needed, estimated", extra=check_memory(plan).as_log_fields())
     return plan
@@ -118,6 +118,7 @@ def _bad_adapter(text: str, finding: str) -> SettingsError:
 
 def _check(settings: EdgeSettings) -> None:
     _require_range(settings)
+    settings.check_engine()
     for value, known, env in (
         (settings.kv_type, KV_TYPES, "FARTHING_EDGE_KV_TYPE"),
         (settings.flash_attention, CHOICES, "FARTHING_EDGE_FLASH_ATTENTION"),
@@ -142,13 +143,11 @@ def _require_range(settings: EdgeSettings) -> None:
     for value, least, env in (
         (settings.context_length, 16, "FARTHING_EDGE_CONTEXT"),
         (settings.thread_count, 0, "FARTHING_EDGE_THREADS"),
-        (settings.prefill_chunk_token_count, 1, "FARTHING_EDGE_PREFILL_CHUNK"),
         (settings.slot_count, 1, "FARTHING_EDGE_SLOTS"),
         (settings.step_token_capacity, settings.slot_count + 1, "FARTHING_EDGE_STEP_TOKENS"),
         (settings.pool_token_capacity, 0, "FARTHING_EDGE_POOL_TOKENS"),
         (settings.memory_limit_bytes, 0, "FARTHING_EDGE_MEMORY_LIMIT_BYTES"),
-        (settings.queue_capacity, 1, "FARTHING_EDGE_QUEUE"),
-        (settings.queue_aging_ms, 1, "FARTHING_EDGE_QUEUE_AGING_MS"),
+        (settings.embedding_context_length, 0, "FARTHING_EDGE_EMBEDDINGS_CONTEXT"),
         (settings.selftest_timeout_ms, 1, "FARTHING_EDGE_SELFTEST_TIMEOUT_MS"),
     ):
         if value < least:

@@ -31,7 +31,7 @@ class LoadPlan:
 
     `context_length` is what one slot holds, cut to what the model was trained for. With
     `shared_kv` the slots hold `pool_token_capacity` tokens together, 0 for slots × context.
-    `memory_limit_bytes` 0 is no limit.
+    `memory_limit_bytes` 0 is no limit, `embedding_context_length` 0 makes no embeddings.
     """
 
     path: Path
@@ -40,7 +40,6 @@ class LoadPlan:
     card: ModelCard
     context_length: int
     thread_count: int
-    prefill_chunk_token_count: int
     slot_count: int = 1
     step_token_capacity: int = 256
     kv_type: KvType = "f16"
@@ -49,12 +48,11 @@ class LoadPlan:
     flash_attention: Choice = "auto"
     adapters: tuple[Adapter, ...] = ()
     memory_limit_bytes: int = 0
+    embedding_context_length: int = 0
 
     def to_json(self) -> str:
-        """As an argument for another process; without the card, which takes no part in computing."""
-        values = asdict(self)
-        del values["card"]
-        return json.dumps(values, default=str)
+        """As an argument for another process."""
+        return json.dumps(asdict(self), default=str)
 
     @classmethod
     def from_json(cls, text: str) -> LoadPlan:
@@ -64,4 +62,5 @@ class LoadPlan:
         values["adapters"] = tuple(
             Adapter(one["name"], Path(one["path"]), one["scale"]) for one in values["adapters"]
         )
-        return cls(**values, card=ModelCard())
+        values["card"] = ModelCard.from_dict(values["card"])
+        return cls(**values)

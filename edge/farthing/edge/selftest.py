@@ -60,7 +60,6 @@ def make_small(plan: LoadPlan) -> LoadPlan:
     return replace(
         plan,
         context_length=_CONTEXT_LENGTH,
-        prefill_chunk_token_count=8,
         slot_count=2,
         step_token_capacity=_CONTEXT_LENGTH,
         pool_token_capacity=0,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from farthing.kit.settings import ServiceSettings, setting
+from farthing.inference.settings import EngineSettings
+from farthing.kit.settings import setting
 
 
 @dataclass(frozen=True, slots=True)
-class EdgeSettings(ServiceSettings):
+class EdgeSettings(EngineSettings):
     """One edge process serves one model."""
 
     port: int = setting(50061, env="FARTHING_PORT", doc="gRPC port.")
@@ -30,12 +31,6 @@ class EdgeSettings(ServiceSettings):
     )
     thread_count: int = setting(
         0, env="FARTHING_EDGE_THREADS", doc="Threads of llama.cpp; 0 for one per usable core."
-    )
-    prefill_chunk_token_count: int = setting(
-        64,
-        env="FARTHING_EDGE_PREFILL_CHUNK",
-        doc="Prompt tokens computed in one step, and the grain of prefix reuse.",
-        unit="tokens",
     )
     slot_count: int = setting(
         4,
@@ -77,17 +72,14 @@ class EdgeSettings(ServiceSettings):
     memory_limit_bytes: int = setting(
         0,
         env="FARTHING_EDGE_MEMORY_LIMIT_BYTES",
-        doc="Refuse to load what needs more than this by estimate; 0 for no limit.",
+        doc="Refuse to load what needs more than this by estimate, and end an engine that takes 512 MiB more; 0 for no limit.",
         unit="bytes",
     )
-    queue_capacity: int = setting(
-        64, env="FARTHING_EDGE_QUEUE", doc="Requests that may wait; more are refused."
-    )
-    queue_aging_ms: int = setting(
-        5_000,
-        env="FARTHING_EDGE_QUEUE_AGING_MS",
-        doc="Waiting time that lifts a request by one priority class.",
-        unit="ms",
+    embedding_context_length: int = setting(
+        0,
+        env="FARTHING_EDGE_EMBEDDINGS_CONTEXT",
+        doc="Longest text that embeddings are made of; takes 8 bytes × vocabulary for each token. 0 makes none.",
+        unit="tokens",
     )
     selftest_timeout_ms: int = setting(
         120_000,

@@ -19,6 +19,12 @@ class ModelCard:
     qualities: tuple[TaskQuality, ...] = ()
     bytes_per_token: float = 0.0
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelCard:
+        """Back from `dataclasses.asdict`."""
+        qualities = tuple(TaskQuality(**one) for one in values["qualities"])
+        return cls(**{**values, "qualities": qualities})
+
 
 def parse_card(document: Mapping[str, Any], artefact_name: str = "") -> ModelCard:
     """The values of a model.json. Raises FailedPrecondition naming what is wrong.

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from farthing.inference.process.server import EngineRules, EngineServer, LoadedEngine
+from farthing.inference.process.rules import EngineRules
+from farthing.inference.process.server import EngineServer, LoadedEngine
 
 _TERMINATE_S = 5.0
 

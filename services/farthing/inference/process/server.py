@@ -14,12 +14,12 @@ from typing import Protocol
 from farthing.api.engine.v1 import engine_pb2
 from farthing.api.inference.v1 import inference_pb2
 from farthing.inference import wire
-from farthing.inference.batch.admission import Admission, AdmissionRules, MakeConstraint
+from farthing.inference.batch.admission import Admission, MakeConstraint
 from farthing.inference.batch.load import describe_load
 from farthing.inference.batch.loop import BatchLoop, Emission
 from farthing.inference.batch_backend import BatchBackend, TextCodec
-from farthing.inference.core.schedule.scheduler import Rules
 from farthing.inference.process.frames import encode_frame, read_bodies
+from farthing.inference.process.rules import EngineRules
 from farthing.inference.process.wire import encode_events, encode_report
 from farthing.kit.errors import FarthingError, Internal, Unimplemented
 from farthing.kit.rpc.failure import encode_failure
@@ -50,14 +50,6 @@ class LoadedEngine:
     embedder: Embedder | None = None
     weights_bytes: int = 0
     facts: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class EngineRules:
-    """How an engine schedules and admits."""
-
-    schedule: Rules = field(default_factory=Rules)
-    admission: AdmissionRules = field(default_factory=AdmissionRules)
 
 
 class EngineServer:
