@@ -19,9 +19,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / part) for part in ("protos", "services", "cloud", ".")]
 
+from farthing.inference.backend import Interrupted, Logits  # noqa: E402
+
 from farthing.cloud.backend_ort import OrtBackend  # noqa: E402  after the path is set
 from farthing.cloud.plan import DeviceWish, LoadPlan  # noqa: E402
-from farthing.inference.backend import Interrupted, Logits  # noqa: E402
 
 PROMPT_COUNTS = (64, 256, 768)
 DECODE_COUNT = 128

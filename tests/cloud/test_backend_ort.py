@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from farthing.inference.backend import ChatMessage, Interrupted
 from tests.cloud.conftest import Tiny
 from tests.support.tiny_onnx import CONTEXT, HEAD, HEADS, LAYERS, save_model, write
 
 from farthing.cloud.backend_ort import OrtBackend
 from farthing.cloud.plan import LoadPlan
 from farthing.cloud.runtime import load_runtime, open_session
-from farthing.inference.backend import ChatMessage, Interrupted
 from farthing.inference.model import Capability
 from farthing.inference.store import ModelStore
 from farthing.kit.errors import FailedPrecondition, InvalidArgument, Unimplemented

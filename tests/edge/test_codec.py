@@ -14,7 +14,7 @@ from farthing.edge.codec import LlamaCodec
 from farthing.edge.llama_log import LibraryLog
 from farthing.edge.llama_model import LlamaModel
 from farthing.inference.batch_backend import ChatMessage, TextCodec
-from farthing.kit.errors import InvalidArgument, Unimplemented
+from farthing.kit.errors import Unimplemented
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +68,6 @@ def test_a_model_that_starts_with_a_token_names_it(
     codec = LlamaCodec(LlamaModel(path, LibraryLog()), "bos")
     assert codec.bos_ids == (0,)
     assert codec.tokenize("a", special=True) == [4 + ord("a")]
-
-
-def test_a_schema_becomes_a_constraint(codec: LlamaCodec) -> None:
-    constraint = codec.constrain('{"type": "boolean"}')
-    constraint.close()
-    with pytest.raises(InvalidArgument):
-        codec.constrain("{")
 
 
 def test_threads_read_the_same_tokens_at_once(codec: TextCodec) -> None:

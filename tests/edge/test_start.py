@@ -49,7 +49,7 @@ def test_a_missing_setting_says_what_to_set(tmp_path: Path) -> None:
     assert "FARTHING_EDGE_MODEL" in caught.value.message
     with pytest.raises(SettingsError) as caught:
         make_plan(replace(settings_for("x", tmp_path), queue_capacity=0))
-    assert "FARTHING_EDGE_QUEUE" in caught.value.message
+    assert "FARTHING_ENGINE_QUEUE" in caught.value.message
 
 
 def test_a_truncated_file_is_refused_with_its_name(model_path: Path, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from farthing.inference.batch_backend import ChatMessage
 from farthing.inference.core.prompt import (
     plan_token_limit,
     render_guarded,
-    reusable_prefix_count,
 )
 from farthing.kit.errors import InvalidArgument
 
@@ -58,15 +57,3 @@ def test_what_does_not_fit_is_refused_with_all_three_numbers(prompt: int, answer
     assert caught.value.metadata["context_length"] == "64"
     assert caught.value.metadata["max_tokens"] == str(answer)
     assert str(prompt) in caught.value.message
-
-
-@given(st.lists(st.integers(0, 2)), st.lists(st.integers(0, 2), min_size=1), st.integers(1, 5))
-def test_reuse_is_a_common_prefix_of_whole_chunks_without_the_last_token(
-    before: list[int], tokens: list[int], chunk: int
-) -> None:
-    count = reusable_prefix_count(before, tokens, chunk)
-    assert before[:count] == tokens[:count]
-    assert count % chunk == 0
-    assert count < len(tokens)
-    longer = count + chunk
-    assert longer >= len(tokens) or before[:longer] != tokens[:longer]

@@ -4,8 +4,8 @@ import math
 from typing import Any
 
 import pytest
-from farthing.inference.batch_backend import ChatMessage
 
+from farthing.inference.batch_backend import ChatMessage
 from farthing.inference.core.request import EngineRequest, Sampling
 from farthing.inference.core.validation import check_request
 from farthing.kit.errors import InvalidArgument

@@ -56,7 +56,7 @@ class Host:
 
     def request(self, **values: Any) -> pb.GenerateRequest:
         """A greedy request of 24 tokens; names of GenerationInput go into the input."""
-        outer = {"priority", "compute_limit_us", "model", "tenant_id"}
+        outer = {"priority", "compute_limit_us", "model", "tenant_id", "adapter"}
         inner = {key: value for key, value in values.items() if key not in outer}
         rest = {key: value for key, value in values.items() if key in outer}
         if "messages" not in inner:
@@ -293,7 +293,9 @@ class InferenceContract:
 
     async def test_json_schema_answers_follow_it(self, host: Host) -> None:
         wanted = pb.ResponseFormat(kind=JSON_SCHEMA, json_schema=json.dumps(SCHEMA))
-        document = json.loads((await host.complete(response_format=wanted, max_tokens=200)).text)
+        document = json.loads(
+            (await host.complete(response_format=wanted, max_tokens=200)).text
+        )
         assert set(document) == {"found", "colour"}
         assert isinstance(document["found"], bool)
         assert document["colour"] in ("red", "green")
@@ -344,10 +346,12 @@ class InferenceContract:
         model = host.reference.backend.model
         tokens = [*model.bos_ids, *codec.tokenize(PROMPT, special=False)]
         first = greedy_reference(host.reference, tokens, 1)[0]
-        banned = await host.complete(logit_bias={first: -100.0}, logprobs=True, max_tokens=1)
+        banned = await host.complete(
+            sampling=pb.SamplingParams(logit_bias={first: -100.0}), logprobs=True, max_tokens=1
+        )
         assert banned.logprobs[0].token != free.logprobs[0].token
         forced = await host.complete(
-            logit_bias={first: 100.0}, sampling=pb.SamplingParams(temperature=2.0), max_tokens=4
+            sampling=pb.SamplingParams(temperature=2.0, logit_bias={first: 100.0}), max_tokens=4
         )
         assert forced.text == codec.token_bytes(first).decode("utf-8", "replace") * 4
 
@@ -382,9 +386,7 @@ class InferenceContract:
                 *(_drain(engine, f"{number} {PROMPT}") for number in range(12))
             )
             await eventually(
-                lambda: (
-                    sum(end.usage.compute_us for end in told) == engine.report.busy_us > 0
-                ),
+                lambda: sum(end.usage.compute_us for end in told) == engine.report.busy_us > 0,
                 what="the engine's last report",
             )
         finally:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from farthing.inference.serial import EngineLimits, SerialEngine
+
 from farthing.cloud.backend_ort import OrtBackend
 from farthing.cloud.plan import make_plan
 from farthing.cloud.selftest import run_selftest
 from farthing.cloud.settings import CloudSettings
 from farthing.inference.hosting import RequestMetrics, serve_engine
-from farthing.inference.serial import EngineLimits, SerialEngine
 from farthing.kit.process import ServiceProcess, run_service
 
 _LOGGER = logging.getLogger("farthing.cloud")

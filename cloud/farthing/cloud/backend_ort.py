@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from farthing.inference.backend import ChatMessage, Constraint, Logits
+
 from farthing.cloud.decoder import Decoder
 from farthing.cloud.plan import LoadPlan
 from farthing.cloud.runtime import Device, OpenedSession, open_session
 from farthing.cloud.tokenizer import ModelTokenizer
-from farthing.inference.backend import ChatMessage, Constraint, Logits
 from farthing.inference.chat_template import ChatTemplate
 from farthing.inference.core.card import parse_card
 from farthing.inference.model import Capability, ModelDescription

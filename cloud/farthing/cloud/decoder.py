@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from farthing.inference.backend import Interrupted, Logits
 from numpy.typing import NDArray
 
 from farthing.cloud.runtime import OpenedSession
-from farthing.inference.backend import Interrupted, Logits
 from farthing.inference.store.onnx_signature import DecoderSignature
 
 # Above this size, logits of a whole chunk are not worth fetching from a GPU for the sake of the last row.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from importlib.util import find_spec
 
 from farthing.edge.engine import spawner
