@@ -77,12 +77,18 @@ imports: setup ## Check which part may import which
 
 # -- heavier work ------------------------------------------------------------------------
 
-.PHONY: chaos bench-router bench-gpu models
+.PHONY: engine-wheel chaos bench-router bench-edge bench-gpu models
+engine-wheel: setup ## Build the engine as a wheel that runs on other processors too, into dist/
+	@$(PREPARE) engine-wheel
+
 chaos: setup ## Kill, pause and cut while it serves, ROUNDS times over; money must still add up
 	@for round in $$(seq $(ROUNDS)); do echo "round $$round of $(ROUNDS)"; $(BIN)/python -m pytest -q $(FAULTS) $(ARGS) || exit 1; done
 
 bench-router: setup ## Measure what router and gateway add to a request, beside LiteLLM's proxy
 	@exec $(BIN)/python -m tests.bench.router $(ARGS)
+
+bench-edge: setup ## Measure steps of the edge engine (ARGS=layout, mixed, drafts, copies, sampling or share)
+	@exec $(BIN)/python -m tests.bench.edge_engine $(or $(ARGS),share)
 
 bench-gpu: setup ## Check and measure the cloud engine on CUDA against the CPU
 	@exec $(BIN)/python tests/bench/gpu_check.py --model deploy/demo-models/cloud-large $(ARGS)

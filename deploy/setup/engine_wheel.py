@@ -1,4 +1,4 @@
-"""Build the llama.cpp engine's wheel for this machine's processor once, and keep it by what it was built for."""
+"""Build the llama.cpp engine's wheel once, for this processor or to be shipped, and keep it by what it is for."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import platform
 import shutil
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 
 import environments
@@ -20,6 +21,20 @@ CMAKE_FLAGS = "-DMTMD_BUILD=OFF -DLLAVA_BUILD=OFF"
 # GCC 12 drops the stores to the AMX tile configuration, so every quantized model would crash
 # on a processor that has AMX: ggml-org/llama.cpp pull request 26954 describes the fault.
 X86_COMPILER_FLAGS = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+# What a wheel that is shipped expects of a processor: on x86 anything since Haswell (2013) and the first
+# Zen (2017), on ARM the Cortex-A76 of a Raspberry Pi 5, a Jetson Orin, Graviton 2 and what came after. Every x86
+# feature is named, because their defaults depend on more than GGML_NATIVE.
+PORTABLE_BASELINES = {
+    "x86_64": (
+        "x86-64-v3",
+        "-DGGML_NATIVE=OFF -DGGML_SSE42=ON -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_BMI2=ON "
+        "-DGGML_FMA=ON -DGGML_F16C=ON",
+    ),
+    "aarch64": (
+        "armv8.2-a+dotprod+fp16",
+        "-DGGML_NATIVE=OFF -DGGML_CPU_ARM_ARCH=armv8.2-a+dotprod+fp16",
+    ),
+}
 
 
 def read_cpu_flags() -> str:
@@ -34,6 +49,23 @@ def read_cpu_flags() -> str:
 def choose_compiler_flags(machine: str) -> str:
     """Flags for the C and C++ compilers on `machine`; only x86 knows the AMX ones."""
     return X86_COMPILER_FLAGS if machine in {"x86_64", "AMD64"} else ""
+
+
+def choose_cmake_flags(machine: str, *, portable: bool) -> str:
+    """CMake's settings; without `portable` llama.cpp uses whatever this processor has."""
+    if not portable:
+        return CMAKE_FLAGS
+    return f"{CMAKE_FLAGS} {find_baseline(machine)[1]}"
+
+
+def find_baseline(machine: str) -> tuple[str, str]:
+    """Name and CMake settings of the processors that a shipped wheel is for."""
+    if machine not in PORTABLE_BASELINES:
+        fail(
+            f"there is no portable build for {machine}",
+            f"build on one of {', '.join(PORTABLE_BASELINES)}, or let make setup compile for this processor",
+        )
+    return PORTABLE_BASELINES[machine]
 
 
 def read_engine_version() -> str:
@@ -52,16 +84,17 @@ def make_key(
     return f"llama-{version}-{python_tag}-{machine}-{digest[:16]}"
 
 
-def describe_machine() -> str:
-    """The key for this interpreter on this machine."""
+def describe_machine(*, portable: bool = False) -> str:
+    """The key for this interpreter on this machine; of the processor a portable wheel knows its baseline only."""
     machine = platform.machine()
+    cpu_flags = find_baseline(machine)[0] if portable else read_cpu_flags()
     return make_key(
         version=read_engine_version(),
         python_tag=f"cp{sys.version_info[0]}{sys.version_info[1]}",
         machine=machine,
-        cpu_flags=read_cpu_flags(),
+        cpu_flags=cpu_flags,
         libc=" ".join(platform.libc_ver()),
-        build_flags=f"{choose_compiler_flags(machine)} {CMAKE_FLAGS}",
+        build_flags=f"{choose_compiler_flags(machine)} {choose_cmake_flags(machine, portable=portable)}",
     )
 
 
@@ -100,11 +133,12 @@ def count_jobs() -> int:
     return max(1, min(os.cpu_count() or 1, memory_bytes // BUILD_BYTES_PER_JOB))
 
 
-def build(key: str) -> Path:
+def build(key: str, *, portable: bool = False) -> Path:
     """Compile the wheel from its hashed source archive and cache it; minutes on two cores."""
     python = environments.ensure(ROOT / ".venvs" / "engine-build")
     environments.install_locked(python, "engine-build")
     flags = choose_compiler_flags(platform.machine())
+    cmake_flags = choose_cmake_flags(platform.machine(), portable=portable)
     tools = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
     with tempfile.TemporaryDirectory() as folder:
         run_logged(
@@ -119,7 +153,7 @@ def build(key: str) -> Path:
                 "PATH": tools,
                 "CFLAGS": f"{os.environ.get('CFLAGS', '')} {flags}".strip(),
                 "CXXFLAGS": f"{os.environ.get('CXXFLAGS', '')} {flags}".strip(),
-                "CMAKE_ARGS": f"{CMAKE_FLAGS} {os.environ.get('CMAKE_ARGS', '')}".strip(),
+                "CMAKE_ARGS": f"{cmake_flags} {os.environ.get('CMAKE_ARGS', '')}".strip(),
                 "CMAKE_BUILD_PARALLEL_LEVEL": str(count_jobs()),
             },
         )
@@ -135,3 +169,10 @@ def install(python: Path, wheel: Path) -> None:
         ],
         f"delete {wheel.parent} and repeat: the cached wheel may be damaged",
     )
+
+
+def unpack(wheel: Path, folder: Path) -> Path:
+    """The wheel's contents as a folder to import from, without installing anything."""
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    return folder

@@ -1,14 +1,17 @@
 """Bring this checkout's environments and tools up to date; does nothing, quickly, when they are.
 
-Usage: prepare.py suite | protos | buf
+Usage: prepare.py suite | engine-wheel | protos | buf
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
+import platform
+import shutil
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 if sys.version_info < (3, 11):  # noqa: UP036 - said before the imports below need it
@@ -77,7 +80,27 @@ def prepare_suite() -> None:
     mark_done("suite", stamp)
 
 
-def check_engine(python: Path, wheel: Path) -> None:
+def prepare_engine_wheel() -> None:
+    """A wheel of the engine to ship to machines of this kind, whatever their processor: see the baselines."""
+    key = engine_wheel.describe_machine(portable=True)
+    wheel = engine_wheel.find_cached(key)
+    if missing := system_packages.list_missing(will_compile=wheel is None):
+        system_packages.install(missing)
+    if wheel is None:
+        with step("llama.cpp engine for shipping (compiles 4 to 12 minutes, once per machine)"):
+            wheel = engine_wheel.build(key, portable=True)
+    with tempfile.TemporaryDirectory() as folder:
+        unpacked = engine_wheel.unpack(wheel, Path(folder))
+        check_engine(SUITE_VENV / "bin" / "python", wheel, {"PYTHONPATH": str(unpacked)})
+    target = ROOT / "dist" / wheel.name
+    target.parent.mkdir(exist_ok=True)
+    shutil.copyfile(wheel, target)
+    baseline, _ = engine_wheel.find_baseline(platform.machine())
+    size_mb = target.stat().st_size / 1e6
+    print(f"{target.relative_to(ROOT)}: {size_mb:.1f} MB, for {baseline} or newer")
+
+
+def check_engine(python: Path, wheel: Path, env: Mapping[str, str] | None = None) -> None:
     """Let a child process decode quantized models: a wrongly compiled engine kills it."""
     models = sorted((ROOT / "deploy" / "demo-models").glob("*/*.gguf"))
     with step("engine self-test"):
@@ -86,6 +109,7 @@ def check_engine(python: Path, wheel: Path) -> None:
             f"the engine built for this processor does not work: delete {wheel.parent} and its "
             "copy in .cache/wheels, then make setup compiles it again; a status below zero is a "
             "crash inside the engine, which a newer compiler (CC=, CXX=) may cure",
+            env=env,
         )
 
 
@@ -106,6 +130,7 @@ def prepare_protos() -> None:
 def main() -> None:
     parts: dict[str, Callable[[], None]] = {
         "suite": prepare_suite,
+        "engine-wheel": prepare_engine_wheel,
         "protos": prepare_protos,
         "buf": buf_tool.ensure,
     }

@@ -18,7 +18,7 @@ from tests.support.tiny_special import WINDOW
 
 from farthing.edge.batch_backend import LlamaBatchBackend
 from farthing.edge.plan import LoadPlan
-from farthing.inference.batch_backend import SlotWork
+from farthing.inference.batch_backend import SlotWork, StepOutput
 from farthing.inference.model import Capability
 from farthing.kit.errors import FailedPrecondition, Internal
 
@@ -223,22 +223,35 @@ def test_the_lowest_of_equal_tokens_is_the_best(
     assert output.best().tolist() == [0, 0, 0, 0]
 
 
-def test_what_is_not_a_number_is_never_the_best(
-    open_backend: OpenBackend, tmp_path: Path
+@pytest.mark.parametrize("changes", [{}, {"flash_attention": "off"}, {"shared_kv": True}])
+@pytest.mark.parametrize("read", [lambda output: output.best(), lambda output: output.row(0)])
+def test_what_is_not_a_number_is_never_an_answer_and_a_reset_leaves_nothing_of_it(
+    open_backend: OpenBackend,
+    tmp_path: Path,
+    changes: dict[str, Any],
+    read: Callable[[StepOutput], object],
 ) -> None:
     path = write_tiny_gguf(tmp_path / "nan.gguf", quantized=False)
-    overwrite(path, "output_norm.weight", float("nan"))
-    backend = open_backend("F16", path=path)
+    bad_token = 200
+    overwrite(path, "token_embd.weight", float("nan"), row=bad_token)
+    backend = open_backend("F16", path=path, **changes)
+    expected = answer_alone(backend, PROMPT)
+    output = backend.step([SlotWork(1, 0, [*PROMPT, bad_token])])
     with pytest.raises(Internal) as caught:
-        backend.step([SlotWork(0, 0, PROMPT)]).best()
+        read(output)
     assert caught.value.reason == "NO_TOKEN_POSSIBLE"
+    with pytest.raises(Internal, match="a reset must come first"):
+        backend.step([SlotWork(0, 0, PROMPT)])
+    backend.reset()
+    (token,) = backend.step([SlotWork(1, 0, PROMPT)]).best()
+    assert go_on(backend, 1, PROMPT, [int(token)]) == expected
 
 
-def overwrite(path: Path, name: str, value: float) -> None:
-    """Sets all of a tensor's numbers in the file."""
+def overwrite(path: Path, name: str, value: float, row: int | None = None) -> None:
+    """Sets all of a tensor's numbers in the file, or those of one row."""
     for tensor in gguf.GGUFReader(path, "r+").tensors:
         if tensor.name == name:
-            tensor.data[:] = value
+            tensor.data[slice(None) if row is None else row] = value
 
 
 def test_work_without_wanted_logits_gives_no_rows(open_backend: OpenBackend) -> None:

@@ -45,6 +45,33 @@ def test_the_key_of_this_machine_is_the_same_each_time() -> None:
     assert engine_wheel.describe_machine() == engine_wheel.describe_machine()
 
 
+def test_a_wheel_to_ship_is_the_same_for_all_processors_of_a_kind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keys = set()
+    for flags in ("avx avx2 fma", "avx avx2 avx512f fma"):
+        monkeypatch.setattr(engine_wheel, "read_cpu_flags", lambda flags=flags: flags)
+        keys.add(engine_wheel.describe_machine(portable=True))
+        keys.add(engine_wheel.describe_machine())
+    assert len(keys) == 3
+
+
+@pytest.mark.parametrize(
+    ("machine", "flag"),
+    [("x86_64", "-DGGML_AVX2=ON"), ("aarch64", "-DGGML_CPU_ARM_ARCH=armv8.2-a+dotprod+fp16")],
+)
+def test_a_wheel_to_ship_does_not_look_at_this_processor(machine: str, flag: str) -> None:
+    flags = engine_wheel.choose_cmake_flags(machine, portable=True).split()
+    assert "-DGGML_NATIVE=OFF" in flags
+    assert flag in flags
+    assert flag not in engine_wheel.choose_cmake_flags(machine, portable=False)
+
+
+def test_a_machine_without_a_baseline_is_told_what_to_do() -> None:
+    with pytest.raises(SystemExit, match="riscv64"):
+        engine_wheel.choose_cmake_flags("riscv64", portable=True)
+
+
 def test_only_x86_compilers_get_the_amx_flags() -> None:
     assert "-mno-amx-tile" in engine_wheel.choose_compiler_flags("x86_64")
     assert engine_wheel.choose_compiler_flags("aarch64") == ""

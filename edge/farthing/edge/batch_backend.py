@@ -69,6 +69,8 @@ class LlamaBatchBackend:
         """See BatchBackend."""
         if self._stop_flag.is_raised:
             raise Interrupted
+        if self._rows.is_spoiled:
+            raise _bad_work("the model's last output was not numbers; a reset must come first")
         self._check(work, adapter)
         for one in work:
             if self._slots.held_count(one.slot) > one.start:
@@ -95,7 +97,8 @@ class LlamaBatchBackend:
     def reset(self) -> None:
         """See BatchBackend."""
         self._stop_flag.lower()
-        self._slots.reset()
+        self._slots.reset(wipe=self._rows.is_spoiled)
+        self._rows.is_spoiled = False
 
     def interrupt(self) -> None:
         """See BatchBackend."""
@@ -185,7 +188,7 @@ class LlamaBatchBackend:
         first_bytes = self._slots.state_bytes(0)
         self._run([SlotWork(0, 1, [0], 0)], "")
         growth_bytes = self._slots.state_bytes(0) - first_bytes
-        self._slots.reset()
+        self._slots.reset(wipe=False)
         token_bytes = growth_bytes - weights.cell_header_bytes if growth_bytes else 0
         self.kv_bytes = shape.cell_count * token_bytes
         if weights.has_recurrent_state:

@@ -127,9 +127,9 @@ class Slots:
             self._write_state(slot, saved.state)
         self._note(slot, saved.token_count, saved.adapter, saved.tokens)
 
-    def reset(self) -> None:
-        """Empties every slot."""
-        llama.llama_memory_clear(self._memory, False)
+    def reset(self, *, wipe: bool) -> None:
+        """Empties every slot; with `wipe` nothing of what they held is left in memory, which takes longer."""
+        llama.llama_memory_clear(self._memory, wipe)
         for slot in range(len(self._held_counts)):
             self._note(slot, 0, "", ())
 

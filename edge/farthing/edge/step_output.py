@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from math import isfinite
+from math import isfinite, isnan
 from typing import Any
 
 import llama_cpp as llama
@@ -19,6 +19,9 @@ class LogitRows:
 
     def __init__(self, context: Any, vocab_size: int) -> None:
         self._context, self._vocab_size = context, vocab_size
+        # Set when a row was not numbers. What made it so stays behind in the slots' memory and
+        # spoils what comes after it, for attention multiplies with it even where it is masked.
+        self.is_spoiled = False
         # The library seldom moves its rows, and making an array over them costs 40 µs.
         self._views: dict[tuple[int, int], NDArray[np.float32]] = {}
 
@@ -43,7 +46,7 @@ class LlamaStepOutput:
         self._rows, self.row_count = rows, row_count
 
     def best(self) -> NDArray[np.int64]:
-        """See StepOutput. Raises Internal when a row holds what is not a number."""
+        """See StepOutput."""
         if not self.row_count:
             return np.zeros(0, np.int64)
         rows = self._rows.view(self.row_count)
@@ -52,12 +55,18 @@ class LlamaStepOutput:
         )  # the first of equals; NaN is the largest
         for index, token in enumerate(tokens.tolist()):
             if not isfinite(rows[index, token]):
-                raise Internal(
-                    "The model gave no token that may come next.", reason="NO_TOKEN_POSSIBLE"
-                )
+                raise self._spoil()
         return tokens
 
     def row(self, index: int) -> Logits:
         """See StepOutput."""
         row: Logits = self._rows.view(self.row_count)[index].copy()
+        if isnan(row[0]):  # one NaN in the last layer makes all of a row NaN
+            raise self._spoil()
         return row
+
+    def _spoil(self) -> Internal:
+        self._rows.is_spoiled = True
+        return Internal(
+            "The model gave no token that may come next.", reason="NO_TOKEN_POSSIBLE"
+        )

@@ -63,7 +63,10 @@ class SlotWork:
 
 
 class StepOutput(Protocol):
-    """The logits that a step's work wanted, a row each, in the order of work and tokens. Valid until the next step."""
+    """The logits that a step's work wanted, a row each, in the order of work and tokens. Valid until the next step.
+
+    Where a row is not numbers, reading it raises Internal (NO_TOKEN_POSSIBLE), and every slot is undefined until `reset`.
+    """
 
     @property
     def row_count(self) -> int: ...
@@ -113,13 +116,19 @@ class BatchBackend(Protocol):
         """Keeps the slot's first `token_count` tokens, and drops the others. It holds that many or more."""
 
     def copy(self, source: int, target: int, token_count: int) -> None:
-        """Makes `target` hold the first `token_count` tokens of `source`, which stays as it is."""
+        """Makes `target` hold the first `token_count` tokens of `source`, which stays as it is.
+
+        Raises Internal (ENGINE_STEP_FAILED) when there is no room; `target` is empty then.
+        """
 
     def save(self, slot: int, token_count: int) -> SavedSlot:
         """Takes the slot's first `token_count` tokens out into host memory; the slot stays as it is."""
 
     def restore(self, slot: int, saved: SavedSlot) -> None:
-        """Makes the slot hold what was saved."""
+        """Makes the slot hold what was saved.
+
+        Raises Internal (ENGINE_STEP_FAILED) when there is no room; the slot is empty then.
+        """
 
     def reset(self) -> None:
         """Empties every slot and makes the backend whole again after an exception."""
