@@ -55,7 +55,7 @@ def opened(
     """A backend for each way, one thread each."""
     backends = {}
     for name, way in ways.items():
-        plan = LoadPlan(path, name, "", ModelCard(), context, 1, 64, slot_count, 512, **way)
+        plan = LoadPlan(path, name, "", ModelCard(), context, 1, slot_count, 512, **way)
         backends[name] = LlamaBatchBackend(plan)
     yield backends
     for backend in backends.values():

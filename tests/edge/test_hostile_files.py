@@ -54,7 +54,7 @@ def judge(data: bytes, folder: Path, children: SelftestChildren) -> str:
     """What becomes of a file on its way into service; anything but a FarthingError fails the test."""
     path = folder / "hostile.gguf"
     path.write_bytes(data)
-    plan = LoadPlan(path, "hostile", "", ModelCard(), 256, 1, 16, slot_count=4)
+    plan = LoadPlan(path, "hostile", "", ModelCard(), 256, 1, slot_count=4)
     try:
         check_gguf(path)
         check_memory(plan)

@@ -55,3 +55,12 @@ class ProbeServicer(InferenceServiceServicer):
     ) -> AsyncGenerator[pb.WatchLoadResponse]:
         raise Unimplemented("the probe has no load", reason="PROBE")
         yield  # makes it a generator
+
+    async def Relay(
+        self, request_iterator: Any, context: Any
+    ) -> AsyncGenerator[pb.RelayResponse]:
+        raise Unimplemented("the probe relays nothing", reason="PROBE")
+        yield  # makes it a generator
+
+    async def Embed(self, request: pb.EmbedRequest, context: Any) -> pb.EmbedResponse:
+        raise Unimplemented("the probe does not embed", reason="PROBE")

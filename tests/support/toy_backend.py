@@ -22,6 +22,7 @@ from farthing.inference.batch_backend import (
     ChatMessage,
     Interrupted,
     Logits,
+    SavedSlot,
     SlotLayout,
     SlotWork,
     StepOutput,
@@ -178,7 +179,8 @@ class ToyBackend:
         assert token_count <= len(self.slots[slot])
         return Saved(tuple(self.slots[slot][:token_count]), self._adapters[slot])
 
-    def restore(self, slot: int, saved: Saved) -> None:
+    def restore(self, slot: int, saved: SavedSlot) -> None:
+        assert isinstance(saved, Saved)
         self.slots[slot] = list(saved.tokens)
         self._adapters[slot] = saved.adapter
 
@@ -231,8 +233,8 @@ class ToyEmbedder:
 
     dimension = 2
 
-    def embed(self, token_lists: Sequence[Sequence[int]]) -> list[list[float]]:
-        return [[1.0, 0.0] if len(tokens) % 2 else [0.0, 1.0] for tokens in token_lists]
+    def embed(self, texts: Sequence[Sequence[int]], /) -> NDArray[np.float32]:
+        return np.eye(2, dtype=np.float32)[[1 - len(tokens) % 2 for tokens in texts]]
 
 
 def load_toy(name: str = "toy", step_s: float = 0.0, token_s: float = 0.0) -> LoadedEngine:

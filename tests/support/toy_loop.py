@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,7 +78,7 @@ class ToyLoop:
                 return
         raise AssertionError(f"not done: {self.loop.occupancy()}")
 
-    def _hear(self, emissions: list[Emission]) -> None:  # type: ignore[override]
+    def _hear(self, emissions: Sequence[Emission]) -> None:
         for job_id, outcome in emissions:
             heard = self.heard[job_id]
             assert heard.end is None, "something was told after the end"

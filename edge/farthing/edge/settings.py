@@ -72,7 +72,7 @@ class EdgeSettings(EngineSettings):
     memory_limit_bytes: int = setting(
         0,
         env="FARTHING_EDGE_MEMORY_LIMIT_BYTES",
-        doc="Refuse to load what needs more than this by estimate, and end an engine that takes 512 MiB more; 0 for no limit.",
+        doc="Refuse to load what needs more by estimate, and end an engine that takes 512 MiB more; 0 for no limit.",
         unit="bytes",
     )
     embedding_context_length: int = setting(

@@ -65,7 +65,7 @@ class SlotWork:
 class StepOutput(Protocol):
     """The logits that a step's work wanted, a row each, in the order of work and tokens. Valid until the next step.
 
-    Where a row is not numbers, reading it raises Internal (NO_TOKEN_POSSIBLE), and every slot is undefined until `reset`.
+    Where a row is not numbers, reading it raises Internal (NO_TOKEN_POSSIBLE), and slots are undefined until `reset`.
     """
 
     @property

@@ -36,9 +36,10 @@ async def generate_candidates(
     ends: dict[int, pb.Completion] = {}
     try:
         while len(ends) < count:
-            index, event = await told.get()
-            if isinstance(event, Exception):
-                raise event
+            index, outcome = await told.get()
+            if isinstance(outcome, Exception):
+                raise outcome
+            event = outcome
             if event.HasField("completion"):
                 ends[index] = event.completion
                 continue

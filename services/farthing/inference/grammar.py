@@ -43,7 +43,8 @@ class SchemaCompiler:
             self._eos_ids[0],
             lambda text: codec.tokenize(text, special=False),
         )
-        self._tokenizer = llguidance.LLTokenizer(vocabulary, eos_token=self._eos_ids)
+        wrapper = llguidance.TokenizerWrapper(vocabulary)
+        self._tokenizer = llguidance.LLTokenizer(wrapper, eos_token=self._eos_ids)
         self._limits = llguidance.LLParserLimits(
             max_grammar_size=_MOST_GRAMMAR_SIZE, step_max_items=_MOST_STEP_ITEMS
         )
@@ -107,7 +108,6 @@ class SchemaConstraint:
 class _Vocabulary:
     """A tokenizer as llguidance takes it: control tokens begin with a byte that no text has."""
 
-    is_tokenizer_wrapper = True
     bos_token_id = None
 
     def __init__(

@@ -95,7 +95,7 @@ class _EngineCollector(Collector):
             ),
         ):
             yield _gauge(name, doc, model, value)
-        for name, doc, value in (
+        for name, doc, total in (
             (names.METRIC_INFERENCE_BUSY, "Seconds spent in steps.", report.busy_us / 1e6),
             (names.METRIC_INFERENCE_STEPS, "Steps computed.", report.step_count),
             (names.METRIC_INFERENCE_PAUSES, "Requests that gave way.", report.pause_count),
@@ -106,7 +106,7 @@ class _EngineCollector(Collector):
                 self._engine.restart_count,
             ),
         ):
-            yield _counter(name, doc, model, value)
+            yield _counter(name, doc, model, total)
 
 
 def _gauge(name: str, doc: str, model: str, value: float) -> Metric:

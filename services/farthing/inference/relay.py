@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import grpc
@@ -66,11 +67,14 @@ class _Session:
                 continue
             task = asyncio.create_task(self._answer(start))
             self._tasks[start.id] = task
-            task.add_done_callback(lambda _, job_id=start.id: self._tasks.pop(job_id, None))
+            task.add_done_callback(partial(self._forget, start.id))
         for job_id in request.cancel_ids:
             task_of = self._tasks.get(job_id)
             if task_of is not None:
                 task_of.cancel()
+
+    def _forget(self, job_id: int, _: object) -> None:
+        self._tasks.pop(job_id, None)
 
     async def finish(self) -> None:
         """Return when every answer has gone out."""

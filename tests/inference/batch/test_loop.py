@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -54,15 +55,15 @@ deeds = st.one_of(
 @settings(max_examples=250, deadline=None)
 @given(layouts, st.sampled_from([0, 3]), st.lists(deeds, max_size=25))
 def test_any_mixture_answers_as_each_request_alone_and_every_microsecond_is_paid(
-    layout: SlotLayout, draft_count: int, script: list[tuple[str, object]]
+    layout: SlotLayout, draft_count: int, script: list[tuple[str, Any]]
 ) -> None:
     lab = ToyLoop(ToyBackend(layout), Rules(save_token_capacity=80), draft_count=draft_count)
-    asked: dict[int, dict[str, object]] = {}
+    asked: dict[int, dict[str, Any]] = {}
     cancelled: set[int] = set()
     for deed, detail in script:
         match deed, detail:
             case "submit", dict() as values:
-                asked[lab.submit(**values)] = values  # type: ignore[arg-type]
+                asked[lab.submit(**values)] = values
             case "step", int() as count:
                 for _ in range(count):
                     lab.loop.step()
@@ -75,7 +76,7 @@ def test_any_mixture_answers_as_each_request_alone_and_every_microsecond_is_paid
     billed_us = 0
     for job_id, values in asked.items():
         heard = lab.heard[job_id]
-        answer = toy_answer(values["prompt"], values["max_tokens"], values["adapter"])  # type: ignore[arg-type]
+        answer = toy_answer(values["prompt"], values["max_tokens"], values["adapter"])
         if isinstance(heard.end, FarthingError):
             assert isinstance(heard.end, Internal)  # in two lost steps
             continue

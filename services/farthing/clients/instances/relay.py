@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from typing import Any
 
 import grpc
@@ -87,6 +88,9 @@ class Relay:
         if lines:
             await asyncio.wait([line.task for line in lines])
 
+    def _drop(self, line: _Line, _: object) -> None:
+        self._lines.discard(line)
+
     def _begin(
         self, request: pb.GenerateRequest, whole: bool, timeout_s: float, traceparent: str
     ) -> tuple[_Line, _Asked]:
@@ -96,9 +100,7 @@ class Relay:
         if self._line is None or self._line.is_over or now > self._line.renew_s:
             self._line = _Line(self._open_call, now + _RENEW_S)
             self._lines.add(self._line)
-            self._line.task.add_done_callback(
-                lambda _, line=self._line: self._lines.discard(line)
-            )
+            self._line.task.add_done_callback(partial(self._drop, self._line))
         asked = _Asked(next(self._ids))
         self._line.begin(
             asked,

@@ -334,7 +334,7 @@ class _Link(asyncio.Protocol):
     async def connect(self) -> None:
         """Begin to listen."""
         self._child.connection.setblocking(False)
-        self._transport, _ = await self._loop.create_connection(  # type: ignore[assignment]
+        self._transport, _ = await self._loop.create_connection(
             lambda: self, sock=self._child.connection
         )
 

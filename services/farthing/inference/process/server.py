@@ -11,6 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from farthing.api.engine.v1 import engine_pb2
 from farthing.api.inference.v1 import inference_pb2
 from farthing.inference import wire
@@ -36,7 +39,7 @@ class Embedder(Protocol):
     @property
     def dimension(self) -> int: ...
 
-    def embed(self, token_lists: Sequence[Sequence[int]]) -> Sequence[Sequence[float]]:
+    def embed(self, texts: Sequence[Sequence[int]], /) -> NDArray[np.float32]:
         """One vector of length 1 for each. InvalidArgument when one is empty or too long."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 from farthing.inference.core.priority import Priority
 from farthing.inference.core.schedule.fairness import ServiceCounters
@@ -19,7 +19,7 @@ class Line:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __iter__(self) -> Iterable[Row]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Row]:
         return iter(self._rows.values())
 
     @property
