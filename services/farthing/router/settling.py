@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -73,7 +74,7 @@ class Biller:
         lines, cut = cap_lines(work.lines, limit_nano_usd)
         total = sum_lines(lines)
         if span.recording:
-            span.update(_describe(account, work, lines, total))
+            span.update(partial(_describe, account, work, lines, total))
         if cut:
             span.set(names.COST_UNBILLED_NANO_USD, cut)
         if work.waste:
