@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
@@ -26,8 +27,10 @@ from farthing.api.router.v1 import router_pb2
 from farthing.clients.instances.view import InstanceView, ModelView
 from farthing.clients.quota import Principal
 from farthing.kit.ids import new_id
-from farthing.kit.telemetry import encode, names
+from farthing.kit.telemetry import names
+from farthing.kit.telemetry.attributes import Attributes, Deferred, Description
 from farthing.kit.telemetry.cost import PricedUsage, describe_cost
+from farthing.kit.telemetry.encode import BatchEncoder, SpanEncoder
 from farthing.kit.telemetry.spans import NullRecorder, SpanRecorder
 from farthing.router.core.candidate import Candidate, Rejection
 from farthing.router.core.decide import Decision
@@ -79,7 +82,7 @@ def serve(recorder: SpanRecorder, losers: list[Candidate]) -> None:
         attempt.update(describe_attempt(_CHECKED, _CHOSEN, stream=False))
         decision = _decide(number, losers)
         call.update(describe_decision(_CHECKED, decision, new_id("dec"), _PRINCIPAL, number))
-        attempt.update(describe_cost(_price(number)))
+        attempt.update(partial(describe_cost, _price(number)))
         attempt.set(names.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK, 1e-9 * number)
         attempt.set(names.GEN_AI_RESPONSE_FINISH_REASONS, ["length"])
     attempt.end("ok")
@@ -92,10 +95,10 @@ def serve_by_sdk(tracer: Tracer, losers: list[Candidate]) -> None:
     number = next(_numbers)
     call = tracer.start_span(_METHOD, kind=SpanKind.SERVER, attributes=_RPC)
     attempt = tracer.start_span("chat model-1", set_span_in_context(call), SpanKind.CLIENT)
-    attempt.set_attributes(describe_attempt(_CHECKED, _CHOSEN, stream=False).values)
+    attempt.set_attributes(_values(describe_attempt(_CHECKED, _CHOSEN, stream=False)))
     decision = _decide(number, losers)
     call.set_attributes(
-        describe_decision(_CHECKED, decision, new_id("dec"), _PRINCIPAL, number).values
+        _values(describe_decision(_CHECKED, decision, new_id("dec"), _PRINCIPAL, number))
     )
     attempt.set_attributes(describe_cost(_price(number)).values)
     attempt.set_attribute(names.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK, 1e-9 * number)
@@ -105,6 +108,11 @@ def serve_by_sdk(tracer: Tracer, losers: list[Candidate]) -> None:
     attempt.end()
     call.set_attribute(names.RPC_STATUS_CODE, "OK")
     call.end()
+
+
+def _values(later: Deferred) -> Attributes:
+    told = later()
+    return told.values if isinstance(told, Description) else told
 
 
 class _Kept(SpanExporter):
@@ -118,15 +126,11 @@ class _Kept(SpanExporter):
 
 def batches_of(recorder: SpanRecorder) -> Callable[[], None]:
     """What takes the spans of `recorder` and makes requests of them."""
-    if not hasattr(recorder, "encode_with"):  # a checkout that encodes whole batches of records
-        encoder = encode.SpanEncoder(_RESOURCE)  # type: ignore[call-arg]
-        return lambda: encoder.encode(recorder.drain(1 << 20)).SerializeToString()  # type: ignore
-    recorder.encode_with(encode.SpanEncoder().encode)
-    batches = encode.BatchEncoder(_RESOURCE)
+    encoder, batches = SpanEncoder(), BatchEncoder(_RESOURCE)
 
     def drain() -> None:
-        while spans := recorder.drain_encoded(1024, 1 << 20):
-            batches.encode(spans)
+        while records := recorder.drain(1024):
+            batches.encode(map(encoder.encode, records))
 
     return drain
 
@@ -167,11 +171,11 @@ def measure_sdk(losers: list[Candidate]) -> float:
 
 
 def in_checkout(root: Path, loser_count: int) -> tuple[float, float]:
-    """`measure` in a process of its own, with another checkout's code."""
-    path = [*(str(root / part) for part in ("services", "protos")), str(root)]
+    """`measure` as a checkout has it, in a process of its own."""
+    path = [str(root), *(str(root / part) for part in ("services", "protos"))]
     output = subprocess.run(
-        [sys.executable, __file__, "--figures", "--losers", str(loser_count)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
+        [sys.executable, "-m", "tests.bench.span_encoding", "--figures", "--losers", str(loser_count)],
+        cwd=root, env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     recorded_us, encoded_us = map(float, output.split())

@@ -46,6 +46,16 @@ class GatedServicer(QuotaServicer):
         self.gate.set()
         self.batch_sizes: list[int] = []
         self.failure_count = 0
+        self.asked_again = asyncio.Event()
+        self.again_gate = asyncio.Event()
+        self.again_gate.set()
+
+    async def BatchReserve(
+        self, request: pb.BatchReserveRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.BatchReserveResponse:
+        self.asked_again.set()
+        await self.again_gate.wait()
+        return await super().BatchReserve(request, context)
 
     async def _reserve(self, request: Reservations, response: Results) -> None:
         await super()._reserve(request, response)
@@ -214,6 +224,25 @@ async def test_an_answer_lost_on_the_way_is_asked_for_again_and_holds_once(site:
     assert isinstance(await client.reserve(_request("h")), Reserved)
     await _drain(site.outbox)
     assert (await site.key_node()).held_nano_usd == 10
+
+
+async def test_what_is_asked_for_again_is_not_given_back_by_an_answer_in_between(
+    site: Site,
+) -> None:
+    client = site.make_client()
+    site.servicer.failure_count = 1
+    site.servicer.again_gate.clear()
+    lost = client.reserve(_request("lost"))
+    await site.servicer.asked_again.wait()
+    assert isinstance(await client.reserve(_request("other")), Reserved)
+    await _drain(site.outbox)
+    site.servicer.again_gate.set()
+    assert isinstance(await lost, Reserved)
+    client.settle("lost", 7, 0)
+    client.settle("other", 2, 0)
+    await _drain(site.outbox)
+    assert site.outbox.stats().refused_count == 0
+    assert spent(await site.key_node()) == 9
 
 
 async def test_a_caller_that_goes_away_leaves_nothing_held(site: Site) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,11 +15,12 @@ from farthing.api.router.v1 import router_pb2
 from farthing.clients.instances.view import InstanceView, ModelView
 from farthing.clients.quota import Principal
 from farthing.kit.telemetry import names
+from farthing.kit.telemetry.attributes import Attributes, Deferred, Description
 from farthing.ledger.console.trace_view import make_trace_view
 from farthing.ledger.core.spans import Span
 from farthing.router.core.candidate import Candidate, Rejection
 from farthing.router.core.decide import Decision
-from farthing.router.describe import describe_attempt, describe_decision, describe_rejected
+from farthing.router.describe import describe_attempt, describe_decision
 from farthing.router.validation import CheckedRequest, check_request
 
 TEXTS = st.text(max_size=30)
@@ -60,6 +62,19 @@ def decided(*rejected: Candidate, chosen: Candidate | None = CHOSEN) -> Decision
     return Decision(chosen, rejected, "balanced", "2026-11", "the cheapest")
 
 
+def told_of(*rejected: Candidate, chosen: Candidate | None = CHOSEN) -> Attributes:
+    return values(
+        describe_decision(
+            checked(), decided(*rejected, chosen=chosen), "dec_1", PRINCIPAL, 50_000
+        )
+    )
+
+
+def values(deferred: Deferred) -> Attributes:
+    told = deferred()
+    return told.values if isinstance(told, Description) else told
+
+
 @property_test
 @given(st.lists(CANDIDATES, max_size=4))
 def test_losers_are_written_as_json_writes_them(losers: list[Candidate]) -> None:
@@ -74,13 +89,14 @@ def test_losers_are_written_as_json_writes_them(losers: list[Candidate]) -> None
         }
         for loser in losers
     ]
-    assert describe_rejected(losers) == json.dumps(expected, separators=(",", ":"))
+    told = told_of(*losers)[names.DECISION_REJECTED]
+    assert told == json.dumps(expected, separators=(",", ":"))
 
 
 def test_the_console_reads_a_decision_as_the_router_describes_it() -> None:
     loser = replace(CHOSEN, model=ModelView('la"rge'), estimated_nano_usd=99_000)
     loser.reject(Rejection.COST, "objective $2 against $1")
-    told = describe_decision(checked(), decided(loser), "dec_1", PRINCIPAL, 50_000).values
+    told = told_of(loser)
     attributes = {key: str(value) for key, value in told.items()}
     span = Span("1" * 32, "2" * 16, "", "call", "server", "router", "edge-site", 1, 2)
     view = make_trace_view(span.trace_id, [replace(span, attributes=attributes)], [])
@@ -99,7 +115,7 @@ def test_the_console_reads_a_decision_as_the_router_describes_it() -> None:
 
 
 def test_a_decision_says_who_asked_and_what_was_held() -> None:
-    told = describe_decision(checked(), decided(), "dec_1", PRINCIPAL, 50_000).values
+    told = told_of()
     assert told[names.ORGANISATION_ID] == "acme"
     assert told[names.COST_CENTRE_ID] == "lab"
     assert told[names.TEAM_ID] == "team-1"
@@ -111,13 +127,26 @@ def test_a_decision_says_who_asked_and_what_was_held() -> None:
 
 
 def test_a_decision_for_nobody_is_described_too() -> None:
-    told = describe_decision(checked(), decided(chosen=None), "dec_1", PRINCIPAL, 0).values
+    told = told_of(chosen=None)
     assert (told[names.DECISION_MODEL], told[names.DECISION_ESTIMATED_NANO_USD]) == ("", 0)
 
 
+def test_a_later_decision_does_not_change_what_an_earlier_one_said() -> None:
+    loser = replace(CHOSEN).reject(Rejection.COST, "objective $2 against $1")
+    told = describe_decision(checked(), decided(loser), "dec_1", PRINCIPAL, 50_000)
+    loser.rejection, loser.detail = None, ""  # as the router does before it decides again
+    loser.reject(Rejection.FAILED, "the engine is gone")
+    assert "objective $2 against $1" in str(values(told)[names.DECISION_REJECTED])
+
+
+def attempt(chosen: Candidate = CHOSEN, *, stream: bool = True, **request: Any) -> Description:
+    told = describe_attempt(checked(**request), chosen, stream=stream)()
+    assert isinstance(told, Description)
+    return told
+
+
 def test_attempts_on_one_instance_share_what_they_say_of_it() -> None:
-    first = describe_attempt(checked(), CHOSEN, stream=True)
-    again = describe_attempt(checked(conversation_id="c-1"), CHOSEN, stream=True)
+    first, again = attempt(), attempt(conversation_id="c-1")
     assert first.shared == again.shared
     assert names.GEN_AI_CONVERSATION_ID not in first.values
     assert again.values[names.GEN_AI_CONVERSATION_ID] == "c-1"
@@ -127,12 +156,13 @@ def test_attempts_on_one_instance_share_what_they_say_of_it() -> None:
 
 def test_attempts_that_differ_share_nothing() -> None:
     moved = replace(CHOSEN, instance=replace(CHOSEN.instance, address="127.0.0.1:2"))
+    larger = replace(CHOSEN, model=ModelView("large"))
     described = [
-        describe_attempt(checked(), CHOSEN, stream=True),
-        describe_attempt(checked(), CHOSEN, stream=False),
-        describe_attempt(checked(chat=False), CHOSEN, stream=True),
-        describe_attempt(checked(), moved, stream=True),
-        describe_attempt(checked(), replace(CHOSEN, model=ModelView("large")), stream=True),
+        attempt(),
+        attempt(stream=False),
+        attempt(chat=False),
+        attempt(moved),
+        attempt(larger),
     ]
     assert len({item.shared for item in described}) == len(described)
     streams = [item.values[names.GEN_AI_REQUEST_STREAM] for item in described]

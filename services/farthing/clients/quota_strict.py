@@ -133,24 +133,21 @@ class StrictQuotaClient:
             elif answer.reason in (DenialReason.KEY_UNKNOWN, DenialReason.KEY_INACTIVE):
                 self._hints.pop(request.key_digest, None)
         if self._doubts:
-            for request in requests:
-                self._doubts.pop(request.hold_id, None)
             self._resolve_doubts()
         return answers
 
     def _recover(self, lost: Sequence[_Waiting], loss: FarthingError) -> None:
         """The kept call is gone: a restart or a moved instance is soon over, so ask once more, by a call of its own."""
-        for one in lost[: _DOUBT_COUNT - len(self._doubts)]:
-            self._doubts[one.item.hold_id] = None
         left_s = min(one.deadline for one in lost) - asyncio.get_running_loop().time()
         if (
             not isinstance(loss, Unavailable)
             or loss.reason == "CLIENT_CLOSED"
             or left_s <= _RETRY_S
         ):
-            _fail(lost, _unreachable(loss))
+            self._fail(lost, loss)
             return
         waiting = [one for one in lost if not one.waiter.done()]
+        self._doubt([one for one in lost if one.waiter.done()])
         for start in range(0, len(waiting), _BATCH_COUNT):
             asked = self._ask_again(waiting[start : start + _BATCH_COUNT], left_s)
             task = asyncio.ensure_future(asked)
@@ -168,12 +165,9 @@ class StrictQuotaClient:
             )
             answers = self._take_answers(requests, response)
         except (grpc.aio.AioRpcError, FarthingError) as error:
-            _fail(waiting, _unreachable(error))
+            self._fail(waiting, error)
         except BaseException:
-            _fail(
-                waiting,
-                _unreachable(Unavailable("the client is closed", reason="CLIENT_CLOSED")),
-            )
+            self._fail(waiting, Unavailable("the client is closed", reason="CLIENT_CLOSED"))
             raise
         else:
             for one, answer in zip(waiting, answers, strict=True):
@@ -181,6 +175,21 @@ class StrictQuotaClient:
                     one.waiter.set_result(answer)
                 else:
                     self._give_back(one.item, answer)
+
+    def _fail(
+        self, waiting: Sequence[_Waiting], error: grpc.aio.AioRpcError | FarthingError
+    ) -> None:
+        """Nobody asks for these holds again."""
+        self._doubt(waiting)
+        unreachable = _unreachable(error)
+        for one in waiting:
+            if not one.waiter.done():
+                one.waiter.set_exception(unreachable)
+
+    def _doubt(self, waiting: Sequence[_Waiting]) -> None:
+        # What is asked for again is not among them: another answer in between would give it back before it is used.
+        for one in waiting[: _DOUBT_COUNT - len(self._doubts)]:
+            self._doubts[one.item.hold_id] = None
 
     def _resolve_doubts(self) -> None:
         """Give back what a failed call may have held, now that the service answers again."""
@@ -274,12 +283,6 @@ def _unreachable(error: grpc.aio.AioRpcError | FarthingError) -> FarthingError:
         metadata={"cause": domain.reason},
         retry_after_ms=_RETRY_AFTER_MS,
     )
-
-
-def _fail(waiting: Sequence[_Waiting], error: FarthingError) -> None:
-    for one in waiting:
-        if not one.waiter.done():
-            one.waiter.set_exception(error)
 
 
 def _encode_stream(requests: Sequence[ReserveRequest]) -> quota_pb2.StreamReserveRequest:

@@ -1,39 +1,44 @@
 """What spans say of a request and its decision. Prompts and answers are never on them.
 
-What comes back in request after request is encoded once: see SharedAttributes.
+What is told is put together where spans are drained (see Span.update): here the few values are picked that it takes,
+as they are now. What comes back in request after request is encoded once (see SharedAttributes).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from json.encoder import encode_basestring_ascii as quote
 
+from farthing.clients.instances.view import InstanceView
 from farthing.clients.quota import Principal
 from farthing.kit.telemetry import names
-from farthing.kit.telemetry.attributes import AttributeValue, Description, SharedAttributes
-from farthing.router.core.candidate import Candidate
+from farthing.kit.telemetry.attributes import (
+    AttributeValue,
+    Deferred,
+    Description,
+    SharedAttributes,
+)
+from farthing.router.core.candidate import Candidate, Rejection
 from farthing.router.core.decide import Decision
 from farthing.router.validation import CheckedRequest
 
 _MOST_KEPT = 1024
+# Model, instance, estimate in nano-USD, why it lost, in words: a candidate itself may change in a second decision.
+_Loser = tuple[str, InstanceView, int, Rejection | None, str]
 
 
-def describe_attempt(
-    checked: CheckedRequest, chosen: Candidate, *, stream: bool
-) -> Description:
+def describe_attempt(checked: CheckedRequest, chosen: Candidate, *, stream: bool) -> Deferred:
     """Attributes of the leaf inference span that are known before the call."""
-    instance = chosen.instance
-    own: dict[str, AttributeValue] = {
-        names.GEN_AI_REQUEST_MAX_TOKENS: checked.features.max_tokens
-    }
-    if checked.conversation_id:
-        own[names.GEN_AI_CONVERSATION_ID] = checked.conversation_id
-    shared = _share_attempt(
-        bool(checked.input.messages), stream, chosen.model.name,
-        instance.tier, instance.region, instance.instance_id, instance.address,
-    )  # fmt: skip
-    return Description((shared,), own)
+    return partial(
+        _tell_attempt,
+        chosen.instance,
+        chosen.model.name,
+        bool(checked.input.messages),
+        stream,
+        checked.features.max_tokens,
+        checked.conversation_id,
+    )
 
 
 def describe_decision(
@@ -42,35 +47,81 @@ def describe_decision(
     decision_id: str,
     principal: Principal,
     hold_nano_usd: int,
-) -> Description:
+) -> Deferred:
     """Attributes of the router's server span: who asked, what was decided and why."""
     chosen = decision.chosen
+    return partial(
+        _tell_decision,
+        checked.request_id,
+        checked.features.task,
+        principal,
+        hold_nano_usd,
+        decision_id,
+        decision.policy,
+        decision.reason,
+        chosen.model.name if chosen else "",
+        chosen.estimated_nano_usd if chosen else 0,
+        [
+            (c.model.name, c.instance, c.estimated_nano_usd, c.rejection, c.detail)
+            for c in decision.rejected
+        ],
+    )
+
+
+def _tell_attempt(
+    instance: InstanceView,
+    model: str,
+    chat: bool,
+    stream: bool,
+    max_tokens: int,
+    conversation_id: str,
+) -> Description:
+    own: dict[str, AttributeValue] = {names.GEN_AI_REQUEST_MAX_TOKENS: max_tokens}
+    if conversation_id:
+        own[names.GEN_AI_CONVERSATION_ID] = conversation_id
+    shared = _share_attempt(
+        chat, stream, model,
+        instance.tier, instance.region, instance.instance_id, instance.address,
+    )  # fmt: skip
+    return Description((shared,), own)
+
+
+def _tell_decision(
+    request_id: str,
+    task: str,
+    principal: Principal,
+    hold_nano_usd: int,
+    decision_id: str,
+    policy: str,
+    reason: str,
+    model: str,
+    estimated_nano_usd: int,
+    losers: Iterable[_Loser],
+) -> Description:
     who = _share_principal(
         principal.organisation_id, principal.cost_centre_id, principal.team_id, principal.key_id
     )
-    what = _share_choice(decision.policy, chosen.model.name if chosen else "")
     own: dict[str, AttributeValue] = {
-        names.REQUEST_ID: checked.request_id,
-        names.TASK: checked.features.task,
+        names.REQUEST_ID: request_id,
+        names.TASK: task,
         names.HOLD_NANO_USD: hold_nano_usd,
         names.DECISION_ID: decision_id,
-        names.DECISION_REASON: decision.reason,
-        names.DECISION_ESTIMATED_NANO_USD: chosen.estimated_nano_usd if chosen else 0,
-        names.DECISION_REJECTED: describe_rejected(decision.rejected),
+        names.DECISION_REASON: reason,
+        names.DECISION_ESTIMATED_NANO_USD: estimated_nano_usd,
+        names.DECISION_REJECTED: _write_losers(losers),
     }
-    return Description((who, what), own)
+    return Description((who, _share_choice(policy, model)), own)
 
 
-def describe_rejected(rejected: Iterable[Candidate]) -> str:
-    """The losers as a JSON list. Written out: json.dumps takes three times as long for objects all alike."""
-    losers = [
-        f'{{"model":{quote(loser.model.name)},"tier":{quote(loser.instance.tier)},'
-        f'"region":{quote(loser.instance.region)},"estimated_nano_usd":{loser.estimated_nano_usd:d},'
-        f'"reason":{quote(loser.rejection.value if loser.rejection else "")},'
-        f'"detail":{quote(loser.detail)}}}'
-        for loser in rejected
+def _write_losers(losers: Iterable[_Loser]) -> str:
+    """A JSON list. Written out: json.dumps takes three times as long for objects all alike."""
+    items = [
+        f'{{"model":{quote(model)},"tier":{quote(instance.tier)},'
+        f'"region":{quote(instance.region)},"estimated_nano_usd":{estimated_nano_usd:d},'
+        f'"reason":{quote(rejection.value if rejection else "")},"detail":{quote(detail)}}}'
+        for model, instance, estimated_nano_usd, rejection, detail in losers
     ]
-    return f"[{','.join(losers)}]"
+    return f"[{','.join(items)}]"
 
 
 @lru_cache(_MOST_KEPT)

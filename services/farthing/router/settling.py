@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -15,6 +16,7 @@ from farthing.kit.clock import Clock
 from farthing.kit.ids import new_id
 from farthing.kit.money import NanoUsd
 from farthing.kit.telemetry import names
+from farthing.kit.telemetry.attributes import Description
 from farthing.kit.telemetry.cost import PricedUsage, describe_cost
 from farthing.kit.telemetry.spans import Span
 from farthing.pricing import CostLine, Usage, cap_lines, sum_lines
@@ -71,24 +73,8 @@ class Biller:
         """Price the work onto its span and make the charge; what passes the limit is the operator's, and said so."""
         lines, cut = cap_lines(work.lines, limit_nano_usd)
         total = sum_lines(lines)
-        span.update(
-            describe_cost(
-                PricedUsage(
-                    input_token_count=work.usage.input_token_count,
-                    output_token_count=work.usage.output_token_count,
-                    cached_input_token_count=work.usage.cached_input_token_count,
-                    reasoning_token_count=work.usage.reasoning_token_count,
-                    total_nano_usd=total,
-                    lines=tuple((line.kind, line.amount_nano_usd) for line in lines),
-                    price_version=account.price_version,
-                    charge_id=work.charge_id,
-                    estimated=work.estimated,
-                    energy_uj=work.usage.energy_uj,
-                    compute_us=work.usage.compute_us,
-                    queue_us=work.usage.queue_us,
-                )
-            )
-        )
+        if span.recording:
+            span.update(partial(_describe, account, work, lines, total))
         if cut:
             span.set(names.COST_UNBILLED_NANO_USD, cut)
         if work.waste:
@@ -142,6 +128,28 @@ def new_charge_id() -> str:
 def sum_charges(charges: list[ledger_pb2.Charge]) -> NanoUsd:
     """What a request has cost so far."""
     return NanoUsd(sum(charge.total_nano_usd for charge in charges))
+
+
+def _describe(
+    account: Account, work: Work, lines: tuple[CostLine, ...], total_nano_usd: int
+) -> Description:
+    usage = work.usage
+    return describe_cost(
+        PricedUsage(
+            input_token_count=usage.input_token_count,
+            output_token_count=usage.output_token_count,
+            cached_input_token_count=usage.cached_input_token_count,
+            reasoning_token_count=usage.reasoning_token_count,
+            total_nano_usd=total_nano_usd,
+            lines=tuple((line.kind, line.amount_nano_usd) for line in lines),
+            price_version=account.price_version,
+            charge_id=work.charge_id,
+            estimated=work.estimated,
+            energy_uj=usage.energy_uj,
+            compute_us=usage.compute_us,
+            queue_us=usage.queue_us,
+        )
+    )
 
 
 def _encode_principal(principal: Principal) -> common_pb2.Principal:

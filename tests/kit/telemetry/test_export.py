@@ -131,6 +131,21 @@ async def test_large_spans_go_in_requests_that_receivers_take(
     assert max(request.ByteSize() for request in receiver.requests) < 2 << 20
 
 
+async def test_a_span_that_cannot_be_encoded_is_counted_and_loses_no_other(
+    receiver: Receiver, port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorder = SpanRecorder(now_ns=lambda: 1 << 70 if broken else 1)
+    exporter = SpanExporter(recorder, endpoint(port), RESOURCE)
+    exporter.start()
+    for name in ("first", "odd", "second"):
+        broken = name == "odd"  # a clock far beyond OTLP's range
+        recorder.start(name).end()
+    await exporter.stop()
+    assert [span.name for span in receiver.spans()] == ["first", "second"]
+    assert recorder.dropped_count == 1
+    assert "'odd' could not be encoded" in caplog.text
+
+
 async def test_the_sdks_environment_variables_hold(
     receiver: Receiver, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

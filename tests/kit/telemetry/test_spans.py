@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farthing.kit.telemetry.attributes import Description, SharedAttributes
-from farthing.kit.telemetry.spans import NullRecorder, SpanRecord, SpanRecorder, TraceContext
+from farthing.kit.telemetry.spans import NullRecorder, SpanRecorder, TraceContext
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN = "00f067aa0ba902b7"
@@ -100,12 +100,14 @@ def test_new_traces_are_sampled_by_the_ratio(ratio: float, least: int, most: int
     assert least <= recorder.recorded_count <= most
 
 
-def test_a_full_ring_gives_up_the_oldest_and_counts_them() -> None:
-    recorder = SpanRecorder(capacity_count=3)
-    for number in range(5):
-        recorder.start(f"span {number}").end()
-    assert [record.name for record in recorder.drain(10)] == ["span 2", "span 3", "span 4"]
-    assert recorder.dropped_count == 2
+@pytest.mark.parametrize("capacity", [3, 1024, 1500])
+def test_a_full_ring_gives_up_the_oldest_and_counts_them(capacity: int) -> None:
+    recorder = SpanRecorder(capacity_count=capacity)
+    for number in range(capacity + 2):
+        recorder.start(str(number)).end()
+    drained = [record.name for record in recorder.drain(10_000)]
+    assert drained == [str(number) for number in range(2, capacity + 2)]
+    assert (recorder.recorded_count, recorder.dropped_count) == (capacity + 2, 2)
 
 
 def test_what_was_set_on_a_span_stands_before_what_it_shares() -> None:
@@ -120,42 +122,51 @@ def test_what_was_set_on_a_span_stands_before_what_it_shares() -> None:
     assert shared.values == {"a": 1, "b": 1}
 
 
-def names_as_bytes(record: SpanRecord) -> bytes:
-    if record.name == "odd":
-        raise ValueError("cannot be encoded")
-    return record.name.encode()
-
-
-def test_with_an_encoder_spans_are_kept_as_bytes_also_those_that_ended_before() -> None:
+def test_a_function_is_asked_once_where_the_span_is_drained() -> None:
     recorder = SpanRecorder()
-    recorder.start("early").end()
-    recorder.encode_with(names_as_bytes)
-    recorder.start("late").end()
-    assert recorder.drain_encoded(10, 1_000) == [b"early", b"late"]
-    assert recorder.drain_encoded(10, 1_000) == []
+    asked: list[str] = []
+
+    def tell() -> Description:
+        asked.append("cost")
+        return Description((SharedAttributes({"a": 1, "b": 1}),), {"c": 1})
+
+    span = recorder.start("work", attributes={"c": 0})
+    span.update(tell)
+    span.update({"d": 1})
+    span.set("b", 2)
+    span.end()
+    assert asked == []
+    (record,) = recorder.drain(10)
+    assert record.attributes == {"a": 1, "b": 2, "c": 1, "d": 1}
+    assert asked == ["cost"]
 
 
-def test_a_batch_ends_at_its_count_or_where_it_reaches_its_bytes() -> None:
-    recorder = SpanRecorder()
-    recorder.encode_with(names_as_bytes)
-    for name in ("aaaa", "bbbb", "cccc", "dddd", "eeee"):
-        recorder.start(name).end()
-    assert recorder.drain_encoded(10, 6) == [b"aaaa", b"bbbb"]
-    assert recorder.drain_encoded(2, 1_000) == [b"cccc", b"dddd"]
-    assert recorder.drain_encoded(10, 1) == [b"eeee"]
-
-
-def test_a_span_that_cannot_be_encoded_is_counted_and_spares_the_work_it_tells_of(
+def test_a_span_that_cannot_be_told_is_counted_and_loses_no_other(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     recorder = SpanRecorder()
-    recorder.start("odd").end()
-    recorder.encode_with(names_as_bytes)
+
+    def fail() -> Description:
+        raise ValueError("nothing to tell")
+
     for name in ("first", "odd", "second"):
-        recorder.start(name).end("ok")
-    assert recorder.drain_encoded(10, 1_000) == [b"first", b"second"]
-    assert (recorder.recorded_count, recorder.dropped_count) == (4, 2)
-    assert "'odd' could not be encoded" in caplog.text
+        span = recorder.start(name)
+        if name == "odd":
+            span.update(fail)
+        span.end("ok")
+    assert [record.name for record in recorder.drain(10)] == ["first", "second"]
+    assert (recorder.recorded_count, recorder.dropped_count) == (3, 1)
+    assert "'odd' could not be described" in caplog.text
+
+
+def test_a_span_that_is_not_recorded_notes_nothing_and_asks_nobody() -> None:
+    recorder = SpanRecorder(sample_ratio=0.0)
+    span = recorder.start("work", attributes={"a": 1})
+    span.update(lambda: pytest.fail("asked"))
+    span.set("b", 1)
+    span.event("half")
+    span.end("error", "broke")
+    assert (recorder.recorded_count, recorder.waiting_count) == (0, 0)
 
 
 def test_the_exporter_is_woken_when_a_full_batch_waits() -> None:

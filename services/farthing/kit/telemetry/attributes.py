@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from farthing.kit.telemetry.wire import field, utf8, varint
@@ -39,6 +39,10 @@ class Description(NamedTuple):
             merged.update(group.values)
         merged.update(self.own)
         return merged
+
+
+# Attributes that are put together when a span is drained.
+Deferred = Callable[[], Attributes | Description]
 
 
 def encode_attributes(tag: int, attributes: Attributes) -> bytes:

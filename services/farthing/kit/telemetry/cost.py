@@ -61,7 +61,7 @@ def _describe_open_telemetry(usage: PricedUsage) -> dict[str, AttributeValue]:
         names.COST_CHARGE_ID: usage.charge_id,
     }
     for kind, amount_nano_usd in usage.lines:
-        key = _line_key(kind)
+        key = f"{names.COST_LINE_PREFIX}{kind}.nano_usd"
         earlier = own.get(key, 0)
         own[key] = amount_nano_usd + (earlier if isinstance(earlier, int) else 0)
     if usage.cached_input_token_count:
@@ -87,11 +87,6 @@ def _share_price(price_version: str, estimated: bool) -> SharedAttributes:
             names.COST_ESTIMATED: estimated,
         }
     )
-
-
-@lru_cache(_MOST_KEPT)
-def _line_key(kind: str) -> str:
-    return f"{names.COST_LINE_PREFIX}{kind}.nano_usd"
 
 
 def _describe_langfuse(usage: PricedUsage) -> dict[str, AttributeValue]:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from farthing.kit.telemetry import names
 from farthing.kit.telemetry.encode import SpanEncoder
-from farthing.kit.telemetry.spans import SpanRecorder
+from farthing.kit.telemetry.spans import SpanRecord, SpanRecorder
 from farthing.kit.version import __version__
 
 _LOG = logging.getLogger("farthing.telemetry")
@@ -19,6 +19,8 @@ _LOG = logging.getLogger("farthing.telemetry")
 _PERIOD_S = 1.0
 _BATCH_COUNT = 1024
 _BATCH_BYTES = 1 << 20  # receivers take 4 MiB by default
+_SLICE_COUNT = 64  # about 1 ms
+_PAUSE_S = 0.0005
 _FIRST_BACKOFF_S = 0.25
 _LONGEST_BACKOFF_S = 5.0
 _GIVE_UP_AFTER_S = 300.0  # a batch refused for this long is taken to be unwanted
@@ -48,12 +50,12 @@ class SpanExporter:
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="span-exporter", daemon=True)
+        self._encoder = SpanEncoder()
         self._sender: SpanSender | None = None
         self._reachable = True
 
     def start(self) -> None:
         """Start the thread."""
-        self._recorder.encode_with(SpanEncoder().encode)
         self._recorder.on_full_batch(self._wake.set)
         self._thread.start()
 
@@ -87,13 +89,38 @@ class SpanExporter:
         if due_count > _BATCH_COUNT:
             due_count -= due_count % _BATCH_COUNT
         while due_count > 0:
-            batch = self._recorder.drain_encoded(min(due_count, _BATCH_COUNT), _BATCH_BYTES)
+            batch = self._encode_batch(min(due_count, _BATCH_COUNT))
             if not batch:
                 break
             if self._sender is None:
                 self._sender = self._open()
             self._deliver(self._sender, batch)
             due_count -= len(batch)
+
+    def _encode_batch(self, limit_count: int) -> list[bytes]:
+        """Take and encode spans, in slices: between two of them the event loop gets the interpreter."""
+        batch: list[bytes] = []
+        size = taken_count = 0
+        while len(batch) < limit_count and size < _BATCH_BYTES:
+            records = self._recorder.drain(1)
+            if not records:
+                break
+            encoded = self._encode(records[0])
+            if encoded is not None:
+                batch.append(encoded)
+                size += len(encoded)
+            taken_count += 1
+            if taken_count % _SLICE_COUNT == 0 and not self._stopping.is_set():
+                time.sleep(_PAUSE_S)
+        return batch
+
+    def _encode(self, record: SpanRecord) -> bytes | None:
+        try:
+            return self._encoder.encode(record)
+        except Exception:
+            _LOG.exception("span %r could not be encoded", record.name)
+            self._recorder.count_dropped(1)
+            return None
 
     def _open(self) -> SpanSender:
         # In this thread, at the first batch: no service starts later for these imports.

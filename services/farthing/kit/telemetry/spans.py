@@ -13,6 +13,7 @@ from farthing.kit.ids import new_span_id, new_trace_id
 from farthing.kit.telemetry.attributes import (
     Attributes,
     AttributeValue,
+    Deferred,
     Description,
     SharedAttributes,
 )
@@ -72,7 +73,7 @@ class SpanEvent(NamedTuple):
 
 
 class SpanRecord(NamedTuple):
-    """A finished span, as the recorder keeps it or has it encoded."""
+    """A finished span, as the exporter takes it."""
 
     name: str
     kind: SpanKind
@@ -92,12 +93,20 @@ class SpanRecord(NamedTuple):
         return Description(self.shared, self.own).values
 
 
+# What was said of a span, in order.
+_Note = tuple[str, AttributeValue] | Attributes | Description | Deferred | SpanEvent
+
+
 class Span:
-    """A running span. `end` hands it over; later calls change nothing."""
+    """A running span. `end` hands it over; later calls change nothing.
+
+    What is told of it is only noted, and put together where spans are drained. In a request each of these lines runs
+    once, out of cold caches, which costs several times what it costs for many spans in a row.
+    """
 
     __slots__ = (
-        "_events", "_keep", "_kind", "_now_ns", "_own", "_parent_span_id", "_shared",
-        "_start_ns", "context", "name",
+        "_end_ns", "_kind", "_message", "_notes", "_parent_span_id", "_recorder", "_start_ns",
+        "_status", "context", "name",
     )  # fmt: skip
 
     def __init__(
@@ -107,70 +116,73 @@ class Span:
         context: TraceContext,
         parent_span_id: str,
         attributes: Attributes | Description | None,
-        keep: Callable[[SpanRecord], None] | None,
-        now_ns: Callable[[], int],
+        recorder: SpanRecorder | None,
     ) -> None:
         self.name = name
         self.context = context
-        self._keep = keep
-        if keep is None:
-            return  # nothing reads the rest
-        self._kind = kind
-        self._parent_span_id = parent_span_id
-        self._own: dict[str, AttributeValue] = {}
-        self._shared: tuple[SharedAttributes, ...] = ()
-        self._events: list[SpanEvent] = []
-        self._now_ns = now_ns
-        self._start_ns = now_ns()
-        if attributes is not None:
-            self.update(attributes)
+        self._recorder = recorder
+        if recorder is not None:  # nothing reads the rest of a span that is not recorded
+            self._kind = kind
+            self._parent_span_id = parent_span_id
+            self._notes: list[_Note] = [] if attributes is None else [attributes]
+            self._start_ns = recorder.now_ns()
 
     @property
     def recording(self) -> bool:
         """False when nobody will see the span: skip work that only fills attributes."""
-        return self._keep is not None
+        return self._recorder is not None
 
     def set(self, key: str, value: AttributeValue) -> None:
         """Set one attribute; names come from `names`."""
-        if self._keep is not None:
-            self._own[key] = value
+        if self._recorder is not None:
+            self._notes.append((key, value))
 
-    def update(self, attributes: Attributes | Description) -> None:
-        """Set several attributes. One that is set singly stands before one that is shared."""
-        if self._keep is None:
-            return
-        if isinstance(attributes, Description):
-            self._shared += attributes.shared
-            self._own.update(attributes.own)
-        else:
-            self._own.update(attributes)
+    def update(self, attributes: Attributes | Description | Deferred) -> None:
+        """Set several attributes, which must not change afterwards.
+
+        A function is called once where spans are drained, mostly in another thread; it holds on to its arguments until
+        then, so let them be few and small.
+        """
+        if self._recorder is not None:
+            self._notes.append(attributes)
 
     def event(self, name: str, attributes: Attributes | None = None) -> None:
         """Note that something happened now."""
-        if self._keep is not None:
-            self._events.append(SpanEvent(name, self._now_ns(), attributes or {}))
+        recorder = self._recorder
+        if recorder is not None:
+            self._notes.append(SpanEvent(name, recorder.now_ns(), attributes or {}))
 
     def end(self, status: SpanStatus = "unset", message: str = "") -> None:
         """Finish the span. `message` is for errors and holds no prompt text."""
-        keep = self._keep
-        if keep is None:
-            return
-        self._keep = None
-        keep(
-            SpanRecord(
-                self.name,
-                self._kind,
-                self.context,
-                self._parent_span_id,
-                self._start_ns,
-                self._now_ns(),
-                self._own,
-                self._events,
-                status,
-                message,
-                self._shared,
-            )
-        )
+        recorder = self._recorder
+        if recorder is not None:
+            self._recorder = None
+            self._status = status
+            self._message = message
+            self._end_ns = recorder.now_ns()
+            recorder.keep(self)
+
+    def finished(self) -> SpanRecord:
+        """The record of a span that has ended: later notes stand before earlier ones, own attributes before shared."""
+        own: dict[str, AttributeValue] = {}
+        shared: tuple[SharedAttributes, ...] = ()
+        events: list[SpanEvent] = []
+        for note in self._notes:
+            if isinstance(note, SpanEvent):
+                events.append(note)
+                continue
+            told = note() if callable(note) else note
+            if isinstance(told, Description):
+                shared += told.shared
+                own.update(told.own)
+            elif isinstance(told, tuple):
+                own[told[0]] = told[1]
+            else:
+                own.update(told)
+        return SpanRecord(
+            self.name, self._kind, self.context, self._parent_span_id, self._start_ns,
+            self._end_ns, own, events, self._status, self._message, shared,
+        )  # fmt: skip
 
 
 class SpanRecorder:
@@ -187,11 +199,11 @@ class SpanRecorder:
         capacity_count: int = DEFAULT_CAPACITY,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
-        self._ring: deque[SpanRecord | bytes] = deque(maxlen=capacity_count)
-        self._encode: Callable[[SpanRecord], bytes] | None = None
+        self._ring: deque[Span] = deque(maxlen=capacity_count)
         self._capacity_count = capacity_count
+        self._crowded_count = min(_WAKE_AT, capacity_count)
         self._sample_below = round(min(max(sample_ratio, 0.0), 1.0) * (1 << _SAMPLE_BITS))
-        self._now_ns = now_ns
+        self.now_ns = now_ns
         self._wake: Callable[[], None] | None = None
         self.recorded_count = 0
         self.dropped_count = 0
@@ -212,41 +224,39 @@ class SpanRecorder:
             sampled = int(trace_id[18:], 16) < self._sample_below
             context = TraceContext(trace_id, new_span_id(), sampled)
             parent_span_id = ""
-        keep = self._keep if context[2] else None
-        return Span(name, kind, context, parent_span_id, attributes, keep, self._now_ns)
+        recorder = self if context[2] else None
+        return Span(name, kind, context, parent_span_id, attributes, recorder)
 
     def on_full_batch(self, wake: Callable[[], None] | None) -> None:
         """Call `wake` whenever a full batch waits; it must not block."""
         self._wake = wake
 
-    def encode_with(self, encode: Callable[[SpanRecord], bytes]) -> None:
-        """Keep spans as bytes from now on: `encode` is called as they end, from whichever thread ends them.
-
-        Where spans end they are at hand, and a thread that encodes hundreds at once stalls the others meanwhile.
-        """
-        self._encode = encode
-
     def drain(self, limit_count: int) -> list[SpanRecord]:
-        """Take up to `limit_count` spans, oldest first. For a recorder without an encoder."""
-        spans: list[SpanRecord] = []
-        while len(spans) < limit_count and (item := self._take()) is not None:
-            assert isinstance(item, SpanRecord)
-            spans.append(item)
-        return spans
+        """Take up to `limit_count` spans, oldest first."""
+        records: list[SpanRecord] = []
+        while len(records) < limit_count:
+            try:
+                span = self._ring.popleft()
+            except IndexError:
+                break  # empty: asking first would race with the recording threads
+            try:
+                records.append(span.finished())
+            except Exception:
+                _LOG.exception("span %r could not be described", span.name)
+                self.dropped_count += 1
+        return records
 
-    def drain_encoded(self, limit_count: int, limit_bytes: int) -> list[bytes]:
-        """Take spans as the encoder makes them, oldest first, until there are so many or they reach `limit_bytes`."""
-        spans: list[bytes] = []
-        size = 0
-        while len(spans) < limit_count and size < limit_bytes:
-            item = self._take()
-            if item is None:
-                break
-            encoded = item if isinstance(item, bytes) else self._encoded(item)
-            if encoded is not None:
-                spans.append(encoded)
-                size += len(encoded)
-        return spans
+    def keep(self, span: Span) -> None:
+        """Take a span that has ended; spans call it."""
+        ring = self._ring
+        waiting_count = len(ring)
+        if waiting_count >= self._crowded_count:
+            if waiting_count == self._capacity_count:
+                self.dropped_count += 1
+            if waiting_count % _WAKE_AT == 0 and self._wake is not None:
+                self._wake()
+        ring.append(span)
+        self.recorded_count += 1
 
     def count_dropped(self, span_count: int) -> None:
         """Add spans that the exporter had to give up."""
@@ -256,43 +266,6 @@ class SpanRecorder:
     def waiting_count(self) -> int:
         """Spans in the ring."""
         return len(self._ring)
-
-    def _take(self) -> SpanRecord | bytes | None:
-        try:
-            return self._ring.popleft()
-        except IndexError:
-            return (
-                None  # asking first whether it is empty would race with the recording threads
-            )
-
-    def _keep(self, record: SpanRecord) -> None:
-        self.recorded_count += 1
-        item: SpanRecord | bytes | None = record
-        if self._encode is not None:
-            item = self._encoded(record)
-        if item is None:
-            return
-        ring = self._ring
-        waiting_count = len(ring)
-        if waiting_count == self._capacity_count:
-            self.dropped_count += 1
-        ring.append(item)
-        if (
-            waiting_count >= _WAKE_AT
-            and waiting_count % _WAKE_AT == 0
-            and self._wake is not None
-        ):
-            self._wake()
-
-    def _encoded(self, record: SpanRecord) -> bytes | None:
-        """None, logged and counted, where that fails: the work that the span tells of must not fail with it."""
-        assert self._encode is not None
-        try:
-            return self._encode(record)
-        except Exception:
-            _LOG.exception("span %r could not be encoded", record.name)
-            self.dropped_count += 1
-            return None
 
 
 class NullRecorder(SpanRecorder):
@@ -313,4 +286,4 @@ class NullRecorder(SpanRecorder):
             context = TraceContext(parent[0], new_span_id(), parent[2])
         else:
             context = TraceContext(new_trace_id(), new_span_id(), False)
-        return Span(name, kind, context, "", None, None, time.time_ns)
+        return Span(name, kind, context, "", None, None)

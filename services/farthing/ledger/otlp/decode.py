@@ -29,6 +29,8 @@ _KINDS = {
 }
 _STATUSES = {trace_pb2.Status.STATUS_CODE_OK: "ok", trace_pb2.Status.STATUS_CODE_ERROR: "error"}
 
+_to_json = json.JSONEncoder(ensure_ascii=False).encode
+
 
 @dataclass(slots=True)
 class DecodedSpans:
@@ -113,11 +115,16 @@ def _read_attributes(pairs: Iterable[common_pb2.KeyValue]) -> dict[str, str]:
 
 
 def _show(value: common_pb2.AnyValue) -> str:
+    # Nearly all are texts and whole numbers; the rest is written as JSON, which is also how true and 1.5 are written.
+    kind = value.WhichOneof("value")
+    if kind == "string_value":
+        return value.string_value
+    if kind == "int_value":
+        return str(value.int_value)
     plain = _read_value(value)
     if isinstance(plain, str):
         return plain
-    # JSON is also how true, 1 and 1.5 are written.
-    return "" if plain is None else json.dumps(plain, ensure_ascii=False)
+    return "" if plain is None else _to_json(plain)
 
 
 def _read_value(value: common_pb2.AnyValue) -> object:
