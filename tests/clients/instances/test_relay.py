@@ -127,10 +127,9 @@ async def lab() -> AsyncIterator[Lab]:
 
 
 async def test_whole_and_streamed_answers_share_one_call(lab: Lab) -> None:
-    answers = await asyncio.gather(
-        *(lab.whole(f"word {n}") for n in range(20)), lab.stream("ab")
-    )
-    *wholes, events = answers
+    streamed = asyncio.create_task(lab.stream("ab"))
+    wholes = await asyncio.gather(*(lab.whole(f"word {n}") for n in range(20)))
+    events = await streamed
     assert wholes == [f"word {n}" for n in range(20)]
     assert [event.delta.text for event in events[:-1]] == ["a", "b"]
     assert events[-1].completion.finish_reason == common_pb2.FINISH_REASON_STOP

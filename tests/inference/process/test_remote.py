@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing
 
 import pytest
-from tests.support.toy_backend import toy_answer
+from tests.support.toy_backend import END, toy_answer
 
 from farthing.api.common.v1 import common_pb2
 from farthing.api.inference.v1 import inference_pb2 as pb
@@ -65,7 +65,9 @@ class Lab:
 
 
 def ask(prompt: str, max_tokens: int = 20, **values: object) -> pb.GenerateRequest:
-    given = pb.GenerationInput(prompt=prompt, max_tokens=max_tokens)
+    """Of more than 100 tokens: the answer does not end by itself."""
+    endless = pb.SamplingParams(logit_bias={END: -100.0} if max_tokens > 100 else {})
+    given = pb.GenerationInput(prompt=prompt, max_tokens=max_tokens, sampling=endless)
     return pb.GenerateRequest(model="toy", input=given, **values)  # type: ignore[arg-type]
 
 
