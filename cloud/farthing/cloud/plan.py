@@ -13,13 +13,15 @@ from farthing.kit.errors import FailedPrecondition
 from farthing.kit.settings import SettingsError
 
 DeviceWish = Literal["auto", "cuda", "cpu"]
+CacheType = Literal["auto", "fp16"]
 
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan:
     """A model folder, or its graph, and how to run it.
 
-    Zero means: the model's own context, every usable core, the device's own chunk. `card` is the model card.
+    Zero means: the model's own context, every usable core, the device's own chunk and slots, no memory limit.
+    `card` is the model card. `conversion_dir` keeps graphs in slot form; None converts anew for each process.
     """
 
     path: Path
@@ -30,15 +32,24 @@ class LoadPlan:
     context_length: int = 0
     thread_count: int = 0
     prefill_chunk_token_count: int = 0
+    slot_count: int = 0
+    memory_limit_bytes: int = 0
+    kv_type: CacheType = "auto"
+    cuda_graphs: bool = False
+    conversion_dir: Path | None = None
 
     def to_json(self) -> str:
         """As an argument for another process; without the card, which takes no part in computing."""
-        return json.dumps({**asdict(self), "path": str(self.path), "card": {}})
+        folder = None if self.conversion_dir is None else str(self.conversion_dir)
+        paths = {"path": str(self.path), "conversion_dir": folder}
+        return json.dumps({**asdict(self), **paths, "card": {}})
 
     @classmethod
     def from_json(cls, text: str) -> LoadPlan:
         """Back from `to_json`."""
         values = json.loads(text)
+        folder = values["conversion_dir"]
+        values["conversion_dir"] = None if folder is None else Path(folder)
         return cls(**{**values, "path": Path(values["path"])})
 
 
@@ -51,7 +62,8 @@ def make_plan(settings: CloudSettings) -> LoadPlan:
             "`farthing models add` stored",
             env="FARTHING_CLOUD_MODEL",
         )
-    stored = ModelStore(settings.data_dir.expanduser() / "models").locate(settings.model)
+    models = settings.data_dir.expanduser() / "models"
+    stored = ModelStore(models).locate(settings.model)
     if stored.format != "onnx":
         raise FailedPrecondition(
             f"{settings.model} is a {stored.format} model and the cloud tier serves ONNX; give it to the edge tier",
@@ -70,6 +82,11 @@ def make_plan(settings: CloudSettings) -> LoadPlan:
         context_length=settings.context_length,
         thread_count=settings.thread_count,
         prefill_chunk_token_count=settings.prefill_chunk_token_count,
+        slot_count=settings.slot_count,
+        memory_limit_bytes=settings.memory_limit_bytes,
+        kv_type=_cache_type(settings),
+        cuda_graphs=settings.cuda_graphs,
+        conversion_dir=models / "converted",
     )
 
 
@@ -87,11 +104,22 @@ def _device_wish(settings: CloudSettings) -> DeviceWish:
     return "cuda" if settings.require_gpu else cast(DeviceWish, settings.device)
 
 
+def _cache_type(settings: CloudSettings) -> CacheType:
+    if settings.kv_type not in ("auto", "fp16"):
+        raise SettingsError(
+            f"FARTHING_CLOUD_KV_TYPE={settings.kv_type!r} is not a precision; use auto or fp16",
+            env="FARTHING_CLOUD_KV_TYPE",
+        )
+    return cast(CacheType, settings.kv_type)
+
+
 def _check_numbers(settings: CloudSettings) -> None:
     for value, least, env in (
         (settings.context_length, 0, "FARTHING_CLOUD_CONTEXT"),
         (settings.thread_count, 0, "FARTHING_CLOUD_THREADS"),
         (settings.prefill_chunk_token_count, 0, "FARTHING_CLOUD_PREFILL_CHUNK"),
+        (settings.slot_count, 0, "FARTHING_CLOUD_SLOTS"),
+        (settings.memory_limit_bytes, 0, "FARTHING_CLOUD_MEMORY_LIMIT_BYTES"),
         (settings.queue_capacity, 1, "FARTHING_CLOUD_QUEUE"),
         (settings.queue_aging_ms, 1, "FARTHING_CLOUD_QUEUE_AGING_MS"),
         (settings.selftest_timeout_ms, 1, "FARTHING_CLOUD_SELFTEST_TIMEOUT_MS"),

@@ -49,6 +49,28 @@ class CloudSettings(ServiceSettings):
         doc="Prompt tokens computed in one step, and the grain of prefix reuse; 0 for 128 on a CPU, 512 on CUDA.",
         unit="tokens",
     )
+    slot_count: int = setting(
+        0,
+        env="FARTHING_CLOUD_SLOTS",
+        doc="Requests computed together; 0 for 16 on a CPU, 64 on CUDA, or what fits into memory.",
+    )
+    memory_limit_bytes: int = setting(
+        0,
+        env="FARTHING_CLOUD_MEMORY_LIMIT_BYTES",
+        doc="Most memory for weights and slots; what does not fit is refused at the start. 0 for no limit.",
+        unit="bytes",
+    )
+    kv_type: str = setting(
+        "auto",
+        env="FARTHING_CLOUD_KV_TYPE",
+        doc="Precision of keys and values: auto for the model's own on a CPU and fp16 on CUDA, or fp16, "
+        "which takes half the memory and is slower on a CPU.",
+    )
+    cuda_graphs: bool = setting(
+        False,
+        env="FARTHING_CLOUD_CUDA_GRAPHS",
+        doc="Record steps of single tokens as CUDA graphs, one for each number of rows.",
+    )
     queue_capacity: int = setting(
         256, env="FARTHING_CLOUD_QUEUE", doc="Requests that may wait; more are refused."
     )

@@ -1,0 +1,43 @@
+"""Which work of a step is computed in one run of the library."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from farthing.inference.batch_backend import SlotWork
+
+# Prompts of one run are padded to the longest; more than this share of padding costs more than a run of its own.
+_MOST_PADDING_RATIO = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Indices into the step's work. Each of `prompts` starts empty slots together; each of `chunks` goes on alone."""
+
+    singles: tuple[int, ...]
+    prompts: tuple[tuple[int, ...], ...]
+    chunks: tuple[int, ...]
+
+
+def group_work(work: Sequence[SlotWork]) -> Groups:
+    """Single tokens go together; so do prompts of about one length; more tokens behind others go one by one.
+
+    That several rows take several tokens each is something the library's attention does for empty slots only.
+    """
+    singles = tuple(n for n, one in enumerate(work) if len(one.tokens) == 1)
+    fresh = [n for n, one in enumerate(work) if one.start == 0 and len(one.tokens) > 1]
+    chunks = tuple(n for n, one in enumerate(work) if one.start > 0 and len(one.tokens) > 1)
+    prompts: list[list[int]] = []
+    used_count = 0
+    for n in sorted(fresh, key=lambda n: -len(work[n].tokens)):
+        count = len(work[n].tokens)
+        if prompts:
+            padded_count = len(work[prompts[-1][0]].tokens) * (len(prompts[-1]) + 1)
+            if padded_count - used_count - count <= _MOST_PADDING_RATIO * padded_count:
+                prompts[-1].append(n)
+                used_count += count
+                continue
+        prompts.append([n])
+        used_count = count
+    return Groups(singles, tuple(tuple(group) for group in prompts), chunks)

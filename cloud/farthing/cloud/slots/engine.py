@@ -1,0 +1,212 @@
+"""Computes the work of a step over slots: places rows, forms runs, and knows where each wanted token's logits are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from farthing.cloud.core.groups import group_work
+from farthing.cloud.core.rows import Rows, Window
+from farthing.cloud.slots.memory import Array, LogitsArena, SlotMemory
+from farthing.cloud.slots.options import StepOptions
+from farthing.cloud.slots.runs import Runs
+from farthing.inference.batch_backend import Logits, SlotWork
+
+
+class SlotOutput:
+    """Implements StepOutput. `places` are rows of the arena in the order of the work."""
+
+    def __init__(self, arena: LogitsArena, places: Sequence[int], used_count: int) -> None:
+        self._arena, self._places, self._used_count = arena, list(places), used_count
+
+    @property
+    def row_count(self) -> int:
+        """See StepOutput."""
+        return len(self._places)
+
+    def best(self) -> NDArray[np.int64]:
+        """See StepOutput."""
+        found: NDArray[np.int64] = self._arena.best(self._used_count)[self._places]
+        return found
+
+    def row(self, index: int) -> Logits:
+        """See StepOutput."""
+        return self._arena.row(self._places[index])
+
+
+@dataclass(frozen=True, slots=True)
+class SavedRow:
+    """Implements SavedSlot."""
+
+    values: Array
+
+    @property
+    def token_count(self) -> int:
+        """See SavedSlot."""
+        return int(self.values.shape[2])
+
+    @property
+    def size_bytes(self) -> int:
+        """See SavedSlot."""
+        return int(self.values.nbytes)
+
+
+class SlotEngine:
+    """Slots over a graph in slot form. One thread."""
+
+    def __init__(
+        self,
+        session: Any,
+        memory: SlotMemory,
+        rows: Rows,
+        *,
+        vocab_size: int,
+        has_position_ids: bool,
+    ) -> None:
+        self._memory, self._rows = memory, rows
+        self._runs = Runs(session, memory, has_position_ids=has_position_ids)
+        self._vocab_size = vocab_size
+        self._arena = memory.arena(rows.row_count, vocab_size)
+
+    @property
+    def token_bytes(self) -> int:
+        """Keys and values of a token in all layers."""
+        return self._memory.shape.token_bytes
+
+    def step(self, work: Sequence[SlotWork], options: StepOptions) -> SlotOutput:
+        """Computes all work. Raises whatever the library raises; then slots are undefined."""
+        groups = group_work(work)
+        # A run has at least one wanted token, asked for or not.
+        most = sum(one.wanted_count for one in work) + len(work)
+        if most > self._arena.capacity:
+            self._runs.clear()
+            self._arena = self._memory.arena(most, self._vocab_size)
+        fresh = list(groups.prompts)
+        fresh += [(n,) for n in groups.singles if work[n].start == 0]
+        for group in fresh:
+            self._rows.renew([work[n].slot for n in group])
+        found: dict[int, int] = {}
+        used = 0
+        if groups.singles:  # first, so that their logits always lie in the same place
+            used = self._run_singles(work, groups.singles, found, used, options)
+        for group in groups.prompts:
+            for part in self._neighbours(work, group):
+                used = self._run_rows(work, part, found, used, options)
+        for n in groups.chunks:
+            used = self._run_rows(work, (n,), found, used, options)
+        places = [
+            place
+            for n, one in enumerate(work)
+            for place in range(found[n], found[n] + one.wanted_count)
+        ]
+        return SlotOutput(self._arena, places, used)
+
+    def copy(self, source: int, target: int, token_count: int) -> None:
+        """See BatchBackend."""
+        if source == target:
+            self._rows.set_held(target, token_count)
+            return
+        self._rows.renew([target])
+        self._memory.copy(self._rows.row_of(source), self._rows.row_of(target), token_count)
+        self._rows.set_held(target, token_count)
+
+    def save(self, slot: int, token_count: int) -> SavedRow:
+        """See BatchBackend."""
+        return SavedRow(self._memory.save(self._rows.row_of(slot), token_count))
+
+    def restore(self, slot: int, saved: SavedRow) -> None:
+        """See BatchBackend."""
+        self._rows.renew([slot])
+        self._memory.restore(self._rows.row_of(slot), saved.values)
+        self._rows.set_held(slot, saved.token_count)
+
+    def held(self, slot: int) -> int:
+        """Tokens that a slot holds."""
+        return self._rows.held(slot)
+
+    def reset(self) -> None:
+        """Empties every slot."""
+        self._rows.clear()
+        self._runs.clear()
+
+    def _neighbours(
+        self, work: Sequence[SlotWork], group: Sequence[int]
+    ) -> list[tuple[int, ...]]:
+        """The group in parts whose rows follow one another."""
+        parts: list[list[int]] = []
+        last = -2
+        for n in group:
+            row = self._rows.row_of(work[n].slot)
+            if row != last + 1:
+                parts.append([])
+            parts[-1].append(n)
+            last = row
+        return [tuple(part) for part in parts]
+
+    def _run_rows(
+        self,
+        work: Sequence[SlotWork],
+        part: Sequence[int],
+        found: dict[int, int],
+        used: int,
+        options: StepOptions,
+    ) -> int:
+        """Prompts or a chunk in rows that follow one another; `found` gets the first arena row of each."""
+        first = self._rows.row_of(work[part[0]].slot)
+        count = max(len(work[n].tokens) for n in part)
+        wanted: list[int] = []
+        for at, n in enumerate(part):
+            found[n] = used + len(wanted)
+            end = at * count + len(work[n].tokens)
+            wanted.extend(range(end - max(1, work[n].wanted_count), end))
+        self._runs.over(Window(first, len(part))).execute(
+            [work[n].tokens for n in part],
+            [work[n].start for n in part],
+            wanted,
+            self._arena,
+            used,
+            options.plain(),
+        )
+        self._hold(work, part)
+        return used + len(wanted)
+
+    def _run_singles(
+        self,
+        work: Sequence[SlotWork],
+        singles: Sequence[int],
+        found: dict[int, int],
+        used: int,
+        options: StepOptions,
+    ) -> int:
+        """One token for each of these; a row between them that has no work writes behind its own end."""
+        window, moves = self._rows.gather([work[n].slot for n in singles])
+        for move in moves:
+            self._memory.copy(move.source, move.target, move.token_count)
+        tokens = [(0,)] * window.row_count
+        starts = [self._rows.held_in(window.first + at) for at in range(window.row_count)]
+        places = []
+        for n in singles:
+            at = self._rows.row_of(work[n].slot) - window.first
+            tokens[at] = (work[n].tokens[0],)
+            starts[at] = work[n].start
+            found[n] = used + len(places)
+            places.append(at)
+        self._runs.over(window).execute(
+            tokens,
+            starts,
+            places,
+            self._arena,
+            used,
+            options.decoding(window),
+            fixed_total=self._memory.shape.tokens if options.records_graphs else 0,
+        )
+        self._hold(work, singles)
+        return used + len(places)
+
+    def _hold(self, work: Sequence[SlotWork], done: Sequence[int]) -> None:
+        for n in done:
+            self._rows.set_held(work[n].slot, work[n].start + len(work[n].tokens))
