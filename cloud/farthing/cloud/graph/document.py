@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -92,8 +91,12 @@ class Document:
         if tensor is None:
             raise NotConvertible(f"{name!r} is not a constant")
         try:
-            values: NDArray[Any] = numpy_helper.to_array(tensor, os.fspath(self.folder))
-        except (OSError, ValueError, TypeError) as error:
+            if tensor.data_location == TensorProto.EXTERNAL:
+                kind = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+                data = external_data(tensor, self.folder)
+                return np.frombuffer(data, kind).reshape(tuple(tensor.dims))
+            values: NDArray[Any] = numpy_helper.to_array(tensor)
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise NotConvertible(f"the data of {name!r} is broken: {error}") from error
         return values
 
@@ -210,6 +213,17 @@ class Document:
         if all(opset.domain != _CONTRIB for opset in model.opset_import):
             model.opset_import.append(helper.make_opsetid(_CONTRIB, 1))
         return model
+
+
+def external_data(tensor: TensorProto, folder: Path) -> bytes:
+    """The bytes of a weight that lies in a file of the folder. Raises OSError, KeyError or ValueError.
+
+    onnx's own reader refuses files with two names, which is how a conversion shares the original's weights.
+    """
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    with (folder / entries["location"]).open("rb") as file:
+        file.seek(int(entries.get("offset", "0")))
+        return file.read(int(entries["length"])) if "length" in entries else file.read()
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from farthing.cloud.graph.document import NotConvertible
+from farthing.cloud.graph.document import NotConvertible, external_data
 
 WEIGHTS_NAME = "weights.bin"
 # Smaller ones stay in the graph: shapes, scales, norms.
@@ -35,6 +35,29 @@ def move_out(weights: Iterable[TensorProto], folder: Path) -> None:
             file.write(data)
             onnx.external_data_helper.set_external_data(
                 tensor, WEIGHTS_NAME, offset=offset, length=len(data)
+            )
+            tensor.ClearField("raw_data")
+
+
+def gather_into(weights: Iterable[TensorProto], source: Path, target: Path) -> None:
+    """Writes the data of all larger weights, wherever it lies, into one file, and points to it."""
+    with target.open("wb") as file:
+        for tensor in weights:
+            is_outside = tensor.data_location == TensorProto.EXTERNAL
+            if not is_outside and bytes_of(tensor) < _LEAST_BYTES:
+                continue
+            if is_outside:
+                data = external_data(tensor, source)
+            else:
+                data = numpy_helper.to_array(tensor).tobytes()
+            file.write(b"\0" * (-file.tell() % _ALIGNMENT))
+            offset = file.tell()
+            file.write(data)
+            for field in ("raw_data", "float_data", "int32_data", "int64_data"):
+                tensor.ClearField(field)
+            tensor.raw_data = b""
+            onnx.external_data_helper.set_external_data(
+                tensor, target.name, offset=offset, length=len(data)
             )
             tensor.ClearField("raw_data")
 
