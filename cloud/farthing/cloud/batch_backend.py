@@ -128,11 +128,11 @@ class OrtBatchBackend:
 
     def _check(self, engine: SlotEngine | PlainEngine, work: Sequence[SlotWork]) -> None:
         """The library would write beyond a slot's memory without a word."""
-        capacity = self._loaded.layout.slot_token_capacity
+        capacity, held = self._loaded.layout.slot_token_capacity, engine.held
         for one in work:
-            if one.start > engine.held(one.slot) or one.start + len(one.tokens) > capacity:
+            if one.start > held[one.slot] or one.start + len(one.tokens) > capacity:
                 raise _step_failed(
-                    f"slot {one.slot} holds {engine.held(one.slot)} of {capacity} tokens and was given "
+                    f"slot {one.slot} holds {held[one.slot]} of {capacity} tokens and was given "
                     f"{len(one.tokens)} from {one.start} on"
                 )
 

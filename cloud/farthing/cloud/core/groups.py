@@ -26,6 +26,8 @@ def group_work(work: Sequence[SlotWork]) -> Groups:
     That several rows take several tokens each is something the library's attention does for empty slots only.
     """
     singles = tuple(n for n, one in enumerate(work) if len(one.tokens) == 1)
+    if len(singles) == len(work):
+        return Groups(singles, (), ())
     fresh = [n for n, one in enumerate(work) if one.start == 0 and len(one.tokens) > 1]
     chunks = tuple(n for n, one in enumerate(work) if one.start > 0 and len(one.tokens) > 1)
     prompts: list[list[int]] = []

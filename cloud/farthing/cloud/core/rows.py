@@ -29,7 +29,10 @@ class Window:
 
 
 class Rows:
-    """Rows for slots, one more than there are, so that one is always free to move to."""
+    """Rows for slots, one more than there are, so that one is always free to move to.
+
+    `version` changes with every change of who lies where.
+    """
 
     def __init__(self, slot_count: int, *, tokens_per_idle_row: int) -> None:
         """`tokens_per_idle_row`: so many tokens can be copied in the time that an idle row costs a step."""
@@ -38,6 +41,7 @@ class Rows:
         self._held = [0] * slot_count
         self._tokens_per_idle_row = max(1, tokens_per_idle_row)
         self._debt_tokens = 0
+        self.version = 0
 
     @property
     def row_count(self) -> int:
@@ -48,9 +52,10 @@ class Rows:
         """The row of a slot that holds something; -1 for an empty one."""
         return self._rows[slot]
 
-    def held(self, slot: int) -> int:
-        """Tokens that the slot holds."""
-        return self._held[slot]
+    @property
+    def held(self) -> Sequence[int]:
+        """Tokens that each slot holds."""
+        return self._held
 
     def held_in(self, row: int) -> int:
         """Tokens that the slot in this row holds; 0 for a free row."""
@@ -67,6 +72,7 @@ class Rows:
         self._slots = [-1] * len(self._slots)
         self._held = [0] * len(self._held)
         self._debt_tokens = 0
+        self.version += 1
 
     def renew(self, slots: Sequence[int]) -> None:
         """Gives each of these slots a row for new content, neighbouring ones in order where there are such."""
@@ -112,11 +118,13 @@ class Rows:
         if (row := self._rows[slot]) >= 0:
             self._slots[row] = -1
         self._rows[slot], self._held[slot] = -1, 0
+        self.version += 1
 
     def _settle(self, slot: int, row: int) -> None:
         if (old := self._rows[slot]) >= 0 and self._slots[old] == slot:
             self._slots[old] = -1
         self._rows[slot], self._slots[row] = row, slot
+        self.version += 1
 
 
 def _first_run(free: Sequence[int], count: int) -> int:

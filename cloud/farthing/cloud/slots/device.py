@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from farthing.cloud.slots.memory import Array, CacheShape, Feed, LogitsArena
+from farthing.cloud.slots.memory import Array, CacheShape, Feed, LogitsArena, flat_view
 from farthing.inference.batch_backend import Logits
 
 BEST = "best"
@@ -141,7 +141,7 @@ class DeviceFeed:
     """Values on the host, and the tensor that a run reads them from."""
 
     def __init__(self, values: Array, tensor: Any) -> None:
-        self.values = values
+        self.values, self.view = values, flat_view(values)
         self._tensor = tensor
 
     def push(self) -> None:

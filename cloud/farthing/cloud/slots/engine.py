@@ -18,10 +18,11 @@ from farthing.inference.batch_backend import Logits, SlotWork
 
 
 class SlotOutput:
-    """Implements StepOutput. `places` are rows of the arena in the order of the work."""
+    """Implements StepOutput. `places` are rows of the arena in the order of the work, a range when that is theirs."""
 
     def __init__(self, arena: LogitsArena, places: Sequence[int], used_count: int) -> None:
-        self._arena, self._places, self._used_count = arena, list(places), used_count
+        self._arena, self._places, self._used_count = arena, places, used_count
+        self._in_order = isinstance(places, range)
 
     @property
     def row_count(self) -> int:
@@ -30,8 +31,11 @@ class SlotOutput:
 
     def best(self) -> NDArray[np.int64]:
         """See StepOutput."""
-        found: NDArray[np.int64] = self._arena.best(self._used_count)[self._places]
-        return found
+        found = self._arena.best(self._used_count)
+        if self._in_order:
+            return found
+        ordered: NDArray[np.int64] = found[self._places]
+        return ordered
 
     def row(self, index: int) -> Logits:
         """See StepOutput."""
@@ -70,7 +74,8 @@ class SlotEngine:
         self._memory, self._rows = memory, rows
         self._runs = Runs(session, memory, has_position_ids=has_position_ids)
         self._vocab_size = vocab_size
-        self._arena = memory.arena(rows.row_count, vocab_size)
+        self._arena = memory.arena(2 * rows.row_count, vocab_size)
+        self._gathered: tuple[list[int], int, Window, list[int]] | None = None
 
     @property
     def token_bytes(self) -> int:
@@ -81,18 +86,19 @@ class SlotEngine:
         """Computes all work. Raises whatever the library raises; then slots are undefined."""
         groups = group_work(work)
         # A run has at least one wanted token, asked for or not.
-        most = sum(one.wanted_count for one in work) + len(work)
+        most = sum([one.wanted_count for one in work]) + len(work)
         if most > self._arena.capacity:
             self._runs.clear()
             self._arena = self._memory.arena(most, self._vocab_size)
-        fresh = list(groups.prompts)
-        fresh += [(n,) for n in groups.singles if work[n].start == 0]
-        for group in fresh:
+        fresh = [(n,) for n in groups.singles if work[n].start == 0]
+        for group in (*groups.prompts, *fresh):
             self._rows.renew([work[n].slot for n in group])
-        found: dict[int, int] = {}
         used = 0
         if groups.singles:  # first, so that their logits always lie in the same place
-            used = self._run_singles(work, groups.singles, found, used, options)
+            used = self._run_singles(work, groups.singles, options)
+            if len(groups.singles) == len(work) and most == 2 * len(work):
+                return SlotOutput(self._arena, range(used), used)
+        found = dict(zip(groups.singles, range(used), strict=True))
         for group in groups.prompts:
             for part in self._neighbours(work, group):
                 used = self._run_rows(work, part, found, used, options)
@@ -124,9 +130,10 @@ class SlotEngine:
         self._memory.restore(self._rows.row_of(slot), saved.values)
         self._rows.set_held(slot, saved.token_count)
 
-    def held(self, slot: int) -> int:
-        """Tokens that a slot holds."""
-        return self._rows.held(slot)
+    @property
+    def held(self) -> Sequence[int]:
+        """Tokens that each slot holds."""
+        return self._rows.held
 
     def reset(self) -> None:
         """Empties every slot."""
@@ -175,38 +182,44 @@ class SlotEngine:
         return used + len(wanted)
 
     def _run_singles(
-        self,
-        work: Sequence[SlotWork],
-        singles: Sequence[int],
-        found: dict[int, int],
-        used: int,
-        options: StepOptions,
+        self, work: Sequence[SlotWork], singles: Sequence[int], options: StepOptions
     ) -> int:
-        """One token for each of these; a row between them that has no work writes behind its own end."""
-        window, moves = self._rows.gather([work[n].slot for n in singles])
-        for move in moves:
-            self._memory.copy(move.source, move.target, move.token_count)
-        tokens = [(0,)] * window.row_count
-        starts = [self._rows.held_in(window.first + at) for at in range(window.row_count)]
-        places = []
-        for n in singles:
-            at = self._rows.row_of(work[n].slot) - window.first
-            tokens[at] = (work[n].tokens[0],)
-            starts[at] = work[n].start
-            found[n] = used + len(places)
-            places.append(at)
-        self._runs.over(window).execute(
+        """One token for each of these, whose logits go to the arena's first rows in this order."""
+        window, places = self._gather([work[n].slot for n in singles])
+        if len(places) == window.row_count:
+            tokens, starts = [0] * len(places), [0] * len(places)
+        else:  # a row between them that has no work writes behind its own end
+            tokens = [0] * window.row_count
+            starts = [self._rows.held_in(window.first + n) for n in range(window.row_count)]
+        for place, n in zip(places, singles, strict=True):
+            one = work[n]
+            tokens[place], starts[place] = one.tokens[0], one.start
+        self._runs.over(window).execute_singles(
             tokens,
             starts,
             places,
             self._arena,
-            used,
             options.decoding(window),
             fixed_total=self._memory.shape.tokens if options.records_graphs else 0,
         )
         self._hold(work, singles)
-        return used + len(places)
+        return len(places)
+
+    def _gather(self, slots: list[int]) -> tuple[Window, list[int]]:
+        """The window of these slots, and the place of each in it. Most steps have the slots of the one before."""
+        if self._gathered is not None:
+            before, version, window, places = self._gathered
+            is_full = len(places) == window.row_count
+            if is_full and version == self._rows.version and before == slots:
+                return window, places
+        window, moves = self._rows.gather(slots)
+        for move in moves:
+            self._memory.copy(move.source, move.target, move.token_count)
+        places = [self._rows.row_of(slot) - window.first for slot in slots]
+        self._gathered = (slots, self._rows.version, window, places)
+        return window, places
 
     def _hold(self, work: Sequence[SlotWork], done: Sequence[int]) -> None:
         for n in done:
-            self._rows.set_held(work[n].slot, work[n].start + len(work[n].tokens))
+            one = work[n]
+            self._rows.set_held(one.slot, one.start + len(one.tokens))

@@ -41,10 +41,13 @@ class CacheShape:
 
 
 class Feed(Protocol):
-    """One input of a run: the caller fills `values` and pushes."""
+    """One input of a run: the caller fills `values`, or `view`, the same values in a row, and pushes."""
 
     @property
     def values(self) -> Array: ...
+
+    @property
+    def view(self) -> memoryview: ...
 
     def push(self) -> None:
         """Brings the values to where the run reads them."""
@@ -113,7 +116,7 @@ class HostMemory:
     def feed(self, binding: Any, name: str, values: Array, *, on_host: bool = False) -> Feed:
         """See SlotMemory."""
         binding.bind_input(name, "cpu", 0, values.dtype.type, values.shape, values.ctypes.data)
-        return HostFeed(values)
+        return HostFeed(values, flat_view(values))
 
     def arena(self, capacity: int, vocab_size: int) -> LogitsArena:
         """See SlotMemory."""
@@ -132,11 +135,17 @@ class HostMemory:
         self._cache[:, row, :, : saved.shape[2]] = saved
 
 
+def flat_view(values: Array) -> memoryview:
+    """The values of a contiguous array in a row, for writing."""
+    return memoryview(values.reshape(-1))
+
+
 @dataclass(slots=True)
 class HostFeed:
     """The run reads the very array."""
 
     values: Array
+    view: memoryview
 
     def push(self) -> None:
         """Nothing to bring anywhere."""

@@ -116,9 +116,10 @@ class PlainEngine:
         tensors = [self._on_device(tensor) for tensor in saved.tensors]
         self._slots[slot] = _Sequence(saved.token_count, tensors)
 
-    def held(self, slot: int) -> int:
-        """Tokens that a slot holds."""
-        return self._slots[slot].token_count
+    @property
+    def held(self) -> Sequence[int]:
+        """Tokens that each slot holds."""
+        return [sequence.token_count for sequence in self._slots]
 
     def reset(self) -> None:
         """Empties every slot."""

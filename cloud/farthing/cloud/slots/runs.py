@@ -47,34 +47,56 @@ class Run:
         arena: LogitsArena,
         arena_first: int,
         options: Any,
-        *,
-        fixed_total: int = 0,
     ) -> None:
         """Appends `tokens` [row][any] behind the first `starts` [row] tokens of the window's rows.
 
-        `wanted` are places in rows × count, where count is the most tokens of any row. `fixed_total` stands for the
-        longest row's length where that may not change from run to run.
+        `wanted` are places in rows × count, where count is the most tokens of any row.
         """
         counts = [len(row) for row in tokens]
-        count = max(counts)
-        place = self._places(count)
-        if count == 1:
-            place.values[:, 0] = [row[0] for row in tokens]
-        else:
-            for row, values in enumerate(tokens):
-                place.values[row, : counts[row]] = values
-                place.values[row, counts[row] :] = 0
-        place.push()
+        place = self._places(max(counts))
+        for row, values in enumerate(tokens):
+            place.values[row, : counts[row]] = values
+            place.values[row, counts[row] :] = 0
         lengths = self._lengths.values
-        lengths[:] = starts
         if self._positions is not None:
-            np.add(lengths[:, None], np.arange(count), out=self._positions.values)
-            self._positions.push()
-        if count > 1:
-            lengths += np.array(counts, np.int32) - 1
-        self._lengths.push()
-        self._total.values[...] = fixed_total or lengths.max() + 1
-        self._total.push()
+            np.add(np.array(starts)[:, None], np.arange(max(counts)), out=self._positions.values)
+        lengths[:] = starts
+        lengths += np.array(counts, np.int32) - 1
+        self._total.values[...] = lengths.max() + 1
+        self._run(wanted, arena, arena_first, options)
+
+    def execute_singles(
+        self,
+        tokens: Sequence[int],
+        starts: Sequence[int],
+        wanted: Sequence[int],
+        arena: LogitsArena,
+        options: Any,
+        *,
+        fixed_total: int = 0,
+    ) -> None:
+        """One token for each row; logits go to the arena's first rows.
+
+        `fixed_total` stands for the longest row's length where that may not change from run to run. This is the path
+        that decides what Python costs, so it writes into the inputs element by element, with no array in between.
+        """
+        place, lengths = self._places(1).view, self._lengths.view
+        for row, token in enumerate(tokens):
+            place[row] = token
+            lengths[row] = starts[row]
+        if self._positions is not None:
+            positions = self._positions.view
+            for row, start in enumerate(starts):
+                positions[row] = start
+        self._total.view[0] = fixed_total or max(starts) + 1
+        self._run(wanted, arena, 0, options)
+
+    def _run(
+        self, wanted: Sequence[int], arena: LogitsArena, arena_first: int, options: Any
+    ) -> None:
+        for feed in (self._tokens, self._positions, self._lengths, self._total):
+            if feed is not None:
+                feed.push()
         self._want(wanted)
         bound = (arena_first, arena, len(wanted))
         if bound != self._bound:
