@@ -32,6 +32,7 @@ KINDS: dict[str, tuple[Callable[[Path], Path], dict[str, Any]]] = {
     "half precision": (tiny(dtype=np.float16, shape=Shape(head=16)), {}),
     "demo model": (lambda _: DEMO, {}),
     "halved cache": (lambda _: DEMO, {"kv_type": "fp16"}),
+    "device tensors": (lambda _: DEMO, {"kv_type": "fp16"}),
 }
 
 
@@ -44,7 +45,7 @@ def backend(
     plan = LoadPlan(
         folder, folder.name, "d" * 64, {}, device="cpu", thread_count=1, slot_count=6, **wishes
     )
-    opened = OrtBatchBackend(plan)
+    opened = OrtBatchBackend(plan, device_tensors="device" in request.param)
     yield opened
     opened.close()
 

@@ -29,15 +29,18 @@ from farthing.kit.errors import Internal, Unimplemented
 class OrtBatchBackend:
     """Implements BatchBackend over ONNX Runtime, on CUDA or the CPU."""
 
-    def __init__(self, plan: LoadPlan) -> None:
+    def __init__(self, plan: LoadPlan, *, device_tensors: bool = False) -> None:
         """Opens the model; a graph that is met for the first time is brought into slot form before.
 
-        FailedPrecondition, InvalidArgument, ResourceExhausted or Unimplemented say what is wrong.
+        FailedPrecondition, InvalidArgument, ResourceExhausted or Unimplemented say what is wrong. `device_tensors`
+        makes the CPU keep its slots as a GPU does, to try that way without one.
         """
         graph = find_graph(plan.path)
         config = read_config(folder_of(graph))
         self.codec = OrtCodec(folder_of(graph), plan.name, config.eos_ids)
-        self._loaded = load_engine(plan, graph, config, self.codec.vocab_size)
+        self._loaded = load_engine(
+            plan, graph, config, self.codec.vocab_size, device_tensors=device_tensors
+        )
         self._engine: SlotEngine | PlainEngine | None = self._loaded.engine
         self._cuda_graphs = plan.cuda_graphs and self._loaded.opened.device == "cuda"
         self._options = self._new_options()

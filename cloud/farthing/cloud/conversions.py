@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,7 @@ from farthing.inference.store.onnx_signature import DecoderSignature
 # Raised whenever a conversion of the same graph would come out otherwise.
 CONVERTER_VERSION = 1
 _RECORD_NAME = "conversion.json"
+_MAKING = "making-"
 # Room for what is not the weights' own size: the graph, rotation tables.
 _ROOM_BYTES = 64 << 20
 
@@ -50,8 +55,7 @@ class Conversions:
         self._root.mkdir(parents=True, exist_ok=True)
         require_room(self._root, _model_bytes(source) + _ROOM_BYTES)
         self._drop_outdated(source)
-        making = Path(tempfile.mkdtemp(prefix="making-", dir=self._root))
-        try:
+        with self._workplace() as making:
             made = _convert(source, making, signature, context_length)
             _write(making, source, made)
             shutil.rmtree(folder, ignore_errors=True)  # damaged, or we would not be here
@@ -61,11 +65,26 @@ class Conversions:
                 if (other := _read(folder)) is not None:
                     return other
                 raise
-        finally:
-            shutil.rmtree(making, ignore_errors=True)
         result = _read(folder)
         assert result is not None
         return result
+
+    @contextmanager
+    def _workplace(self) -> Iterator[Path]:
+        """A folder of this process's own, locked while it lives: what an ended process left is removed by the next."""
+        for folder in self._root.glob(f"{_MAKING}*"):
+            with contextlib.suppress(OSError), (folder.with_suffix(".lock")).open("a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+                Path(lock.name).unlink(missing_ok=True)
+        making = Path(tempfile.mkdtemp(prefix=_MAKING, dir=self._root))
+        with making.with_suffix(".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                yield making
+            finally:
+                shutil.rmtree(making, ignore_errors=True)
+                Path(lock.name).unlink(missing_ok=True)
 
     def _drop_outdated(self, source: Path) -> None:
         """Removes what was made from an earlier state of this graph, or from graphs that are gone."""

@@ -53,10 +53,18 @@ class LoadedEngine:
     kept: ExitStack
 
 
-def load_engine(plan: LoadPlan, graph: Path, config: ModelConfig, fallback_vocab: int) -> LoadedEngine:
+def load_engine(
+    plan: LoadPlan,
+    graph: Path,
+    config: ModelConfig,
+    fallback_vocab: int,
+    *,
+    device_tensors: bool = False,
+) -> LoadedEngine:
     """Opens the graph. FailedPrecondition, InvalidArgument or Unimplemented say what is wrong with it.
 
-    `fallback_vocab` is the vocabulary's size where neither graph nor config.json tells it.
+    `fallback_vocab` is the vocabulary's size where neither graph nor config.json tells it. `device_tensors` makes the
+    CPU keep its slots as a GPU does, in the library's tensors.
     """
     context = min(filter(None, (config.context_length, plan.context_length)), default=0)
     if not context:
@@ -85,12 +93,14 @@ def load_engine(plan: LoadPlan, graph: Path, config: ModelConfig, fallback_vocab
             )
             loaded = _load_plain(plan, graph, signature, config, context, fallback_vocab, form)
         else:
-            loaded = _load_slots(plan, form, min(context, form.position_count))
+            loaded = _load_slots(plan, form, min(context, form.position_count), device_tensors)
         return replace(loaded, kept=stack.pop_all())
 
 
-def _load_slots(plan: LoadPlan, form: SlotGraph, context: int) -> LoadedEngine:
-    opened, dtype = _open_slots(plan, form)
+def _load_slots(
+    plan: LoadPlan, form: SlotGraph, context: int, device_tensors: bool
+) -> LoadedEngine:
+    opened, dtype = _open_slots(plan, form, device_tensors)
     shape = CacheShape(
         layers=form.layers,
         rows=0,
@@ -111,7 +121,7 @@ def _load_slots(plan: LoadPlan, form: SlotGraph, context: int) -> LoadedEngine:
     shape = replace(shape, rows=rows.row_count)
     engine = SlotEngine(
         opened.session,
-        _memory(opened, shape, plan),
+        _memory(opened, shape, device_tensors),
         rows,
         vocab_size=form.vocab_size,
         has_position_ids=form.has_position_ids,
@@ -120,7 +130,9 @@ def _load_slots(plan: LoadPlan, form: SlotGraph, context: int) -> LoadedEngine:
     return LoadedEngine(engine, opened, layout, form.vocab_size, form.how, ExitStack())
 
 
-def _open_slots(plan: LoadPlan, form: SlotGraph) -> tuple[OpenedSession, str]:
+def _open_slots(
+    plan: LoadPlan, form: SlotGraph, device_tensors: bool
+) -> tuple[OpenedSession, str]:
     """The session and the cache's precision: CUDA's attention takes float16 alone."""
     graph = form.folder / GRAPH_NAME
     why_not = ""
@@ -142,7 +154,7 @@ def _open_slots(plan: LoadPlan, form: SlotGraph) -> tuple[OpenedSession, str]:
             return opened, "float16"
     half = is_wide and plan.kv_type == "fp16"
     opened = open_session(
-        adapted(graph, half_cache=half, best_in_graph=False),
+        adapted(graph, half_cache=half, best_in_graph=device_tensors),
         wish="cpu",
         thread_count=plan.thread_count,
         weights_folder=form.folder,
@@ -150,12 +162,12 @@ def _open_slots(plan: LoadPlan, form: SlotGraph) -> tuple[OpenedSession, str]:
     return replace(opened, why_not_cuda=why_not), "float16" if half else form.dtype
 
 
-def _memory(opened: OpenedSession, shape: CacheShape, plan: LoadPlan) -> SlotMemory:
-    if opened.device == "cpu":
+def _memory(opened: OpenedSession, shape: CacheShape, device_tensors: bool) -> SlotMemory:
+    if opened.device == "cpu" and not device_tensors:
         return HostMemory(shape)
 
     def open_small(graph: bytes) -> object:
-        return open_session(graph, wish="cuda", thread_count=1).session
+        return open_session(graph, wish=opened.device, thread_count=1).session
 
     return DeviceMemory(shape, opened.runtime, open_small, opened.device)
 

@@ -1,12 +1,16 @@
-"""Makes a smaller model out of an ONNX folder: its products' weights in 8 or 4 bits, everything else as it was."""
+"""Makes a smaller model out of an ONNX folder: its products' weights in 8 or 4 bits, everything else as it was.
+
+`python -m farthing.cloud.quantize SOURCE TARGET KIND` does it in a process of its own; the last line on stderr says why not.
+"""
 
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 import onnx
@@ -19,7 +23,7 @@ from farthing.cloud.graph.document import Document, NotConvertible, attribute
 from farthing.cloud.graph.normalise import normalised
 from farthing.cloud.graph.weights import bytes_of, gather_into
 from farthing.inference.store.onnx_folder import CONFIG_FILES, find_graph, folder_of, read_config
-from farthing.kit.errors import AlreadyExists, InvalidArgument
+from farthing.kit.errors import AlreadyExists, FarthingError, InvalidArgument
 
 QuantizationKind = Literal["int8", "int8-dynamic", "int4", "int4-rtn"]
 
@@ -219,3 +223,21 @@ def _cannot(graph: Path, finding: str) -> InvalidArgument:
         reason="QUANTIZATION_UNSUPPORTED",
         metadata={"path": str(graph), "finding": finding},
     )
+
+
+def main(arguments: list[str]) -> int:
+    """Exit status: 0 done, 1 refused, 2 wrong usage."""
+    if len(arguments) != 3:
+        sys.stderr.write("usage: python -m farthing.cloud.quantize SOURCE TARGET KIND\n")
+        return 2
+    source, target, kind = arguments
+    try:
+        quantize_onnx(Path(source), Path(target), cast(QuantizationKind, kind))
+    except FarthingError as error:
+        sys.stderr.write(f"{error.message}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

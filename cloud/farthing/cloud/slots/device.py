@@ -31,11 +31,13 @@ class DeviceMemory:
         self._grower = open_small(mover_graph(shape, "grow"))
         self._fetcher = open_small(_fetcher_graph())
         size = (shape.rows, shape.heads, shape.tokens, shape.dimension)
-        # Memory that was never written may hold what is no number.
         zeros = np.zeros(size, shape.dtype)
         self._cache = [
-            runtime.OrtValue.ortvalue_from_numpy(zeros, device, 0) for _ in shape.names
+            runtime.OrtValue.ortvalue_from_shape_and_type(size, zeros.dtype.type, device, 0)
+            for _ in shape.names
         ]
+        for tensor in self._cache:  # memory that was never written may hold what is no number
+            tensor.update_inplace(zeros)
         self._row_bytes = zeros.nbytes // shape.rows
 
     def bind(self, binding: Any, first: int, count: int) -> None:
