@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from farthing.cloud.codec import read_chat_template, token_text
 from farthing.cloud.decoder import Decoder
 from farthing.cloud.plan import LoadPlan
 from farthing.cloud.runtime import Device, OpenedSession, open_session
 from farthing.cloud.tokenizer import ModelTokenizer
 from farthing.inference.backend import ChatMessage, Constraint, Logits
-from farthing.inference.chat_template import ChatTemplate
 from farthing.inference.core.card import parse_card
 from farthing.inference.model import Capability, ModelDescription
 from farthing.inference.store.onnx_folder import find_graph, folder_of, read_config, read_json
@@ -49,7 +49,7 @@ class OrtBackend:
             if (folder / "tokenizer_config.json").is_file()
             else {}
         )
-        self._template = _chat_template(folder, texts)
+        self._template = read_chat_template(folder, texts)
         eos_ids = frozenset(config.eos_ids or self._eos_fallback(texts))
         if not eos_ids:
             raise FailedPrecondition(
@@ -137,7 +137,7 @@ class OrtBackend:
         self._opened = replace(self._opened, session=None)
 
     def _eos_fallback(self, texts: dict[str, Any]) -> list[int]:
-        token = self._tokenizer.find(_token_text(texts.get("eos_token")))
+        token = self._tokenizer.find(token_text(texts.get("eos_token")))
         return [] if token is None else [token]
 
 
@@ -184,27 +184,3 @@ def _describe(
         qualities=card.qualities,
         bytes_per_token=card.bytes_per_token,
     )
-
-
-def _chat_template(folder: Path, texts: dict[str, Any]) -> ChatTemplate | None:
-    beside = folder / "chat_template.jinja"
-    source: object = texts.get("chat_template")
-    if beside.is_file():
-        source = beside.read_text(encoding="utf-8")
-    elif isinstance(source, list):
-        named = {str(t.get("name")): t.get("template") for t in source if isinstance(t, dict)}
-        source = named.get("default")
-    if not isinstance(source, str) or not source:
-        return None
-    return ChatTemplate(
-        source,
-        bos_text=_token_text(texts.get("bos_token")),
-        eos_text=_token_text(texts.get("eos_token")),
-    )
-
-
-def _token_text(value: object) -> str:
-    """Written as a text, or as an object with its `content`."""
-    if isinstance(value, dict):
-        value = value.get("content")
-    return value if isinstance(value, str) else ""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from farthing.cloud.codec import OrtCodec
-from farthing.cloud.loading import load_engine
 from farthing.cloud.plan import LoadPlan
 from farthing.cloud.runtime import OpenedSession
 from farthing.cloud.slots.engine import SavedRow, SlotEngine
@@ -23,7 +23,10 @@ from farthing.inference.core.card import parse_card
 from farthing.inference.model import Capability, ModelDescription
 from farthing.inference.store.onnx_folder import find_graph, folder_of, read_config
 from farthing.inference.store.onnx_weights import read_weights
-from farthing.kit.errors import Internal, Unimplemented
+from farthing.kit.errors import FailedPrecondition, Internal, Unimplemented
+
+if TYPE_CHECKING:
+    from farthing.cloud.loading import LoadedEngine
 
 
 class OrtBatchBackend:
@@ -38,9 +41,7 @@ class OrtBatchBackend:
         graph = find_graph(plan.path)
         config = read_config(folder_of(graph))
         self.codec = OrtCodec(folder_of(graph), plan.name, config.eos_ids)
-        self._loaded = load_engine(
-            plan, graph, config, self.codec.vocab_size, device_tensors=device_tensors
-        )
+        self._loaded = _load(plan, graph, self.codec, device_tensors)
         self._engine: SlotEngine | PlainEngine | None = self._loaded.engine
         self._cuda_graphs = plan.cuda_graphs and self._loaded.opened.device == "cuda"
         self._options = self._new_options()
@@ -84,7 +85,9 @@ class OrtBatchBackend:
             return engine.step(work, options)
         except Interrupted:
             raise
-        except Exception as error:  # the library raises its own classes, straight from Exception
+        except (
+            Exception
+        ) as error:  # the library raises its own classes, straight from Exception
             if options.terminated:
                 raise Interrupted from error
             raise _step_failed(str(error)) from error
@@ -138,6 +141,20 @@ class OrtBatchBackend:
                     f"slot {one.slot} holds {held[one.slot]} of {capacity} tokens and was given "
                     f"{len(one.tokens)} from {one.start} on"
                 )
+
+
+def _load(plan: LoadPlan, graph: Path, codec: OrtCodec, device_tensors: bool) -> LoadedEngine:
+    """Rewriting graphs needs the onnx package, and the rest of this module does not."""
+    try:
+        from farthing.cloud.loading import load_engine
+    except ImportError as error:
+        raise FailedPrecondition(
+            f"the cloud tier needs the onnx package ({error}): pip install 'farthing[cloud]'",
+            reason="EXTRA_MISSING",
+            metadata={"extra": "cloud"},
+        ) from None
+    config = read_config(folder_of(graph))
+    return load_engine(plan, graph, config, codec.vocab_size, device_tensors=device_tensors)
 
 
 def _step_failed(finding: str) -> Internal:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from farthing.cloud.tokenizer import ModelTokenizer
+from farthing.inference.backend import ChatMessage as TemplateMessage
 from farthing.inference.batch_backend import ChatMessage
 from farthing.inference.chat_template import ChatTemplate
 from farthing.inference.store.onnx_folder import read_json
@@ -71,10 +72,10 @@ class OrtCodec:
                 reason="CHAT_UNSUPPORTED",
                 metadata={"model": self._model_name},
             )
-        return self._template.render(messages)
+        return self._template.render([TemplateMessage(m.role, m.content) for m in messages])
 
     def _named_eos_ids(self, texts: dict[str, Any]) -> list[int]:
-        token = self._tokenizer.find(_token_text(texts.get("eos_token")))
+        token = self._tokenizer.find(token_text(texts.get("eos_token")))
         return [] if token is None else [token]
 
 
@@ -91,13 +92,13 @@ def read_chat_template(folder: Path, texts: dict[str, Any]) -> ChatTemplate | No
         return None
     return ChatTemplate(
         source,
-        bos_text=_token_text(texts.get("bos_token")),
-        eos_text=_token_text(texts.get("eos_token")),
+        bos_text=token_text(texts.get("bos_token")),
+        eos_text=token_text(texts.get("eos_token")),
     )
 
 
-def _token_text(value: object) -> str:
-    """Written as a text, or as an object with its `content`."""
+def token_text(value: object) -> str:
+    """A token of tokenizer_config.json: written as a text, or as an object with its `content`."""
     if isinstance(value, dict):
         value = value.get("content")
     return value if isinstance(value, str) else ""

@@ -103,7 +103,9 @@ def _key(source: Path, digest: str, context_length: int) -> str:
 
 
 def _model_bytes(source: Path) -> int:
-    beside = (p for p in source.parent.iterdir() if p.is_file() and p.name.startswith(source.stem))
+    beside = (
+        p for p in source.parent.iterdir() if p.is_file() and p.name.startswith(source.stem)
+    )
     return sum(path.stat().st_size for path in beside)
 
 
@@ -114,7 +116,14 @@ def _convert(
         return convert(source, folder, signature, context_length)
     except NotConvertible as error:
         finding = str(error)
-    except (RecursionError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except (
+        RecursionError,
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+    ) as error:
         # A graph that is not what it says; it may still be one that the library can run.
         finding = f"{type(error).__name__}: {error}"
     for path in folder.iterdir():
@@ -123,7 +132,9 @@ def _convert(
 
 
 def _write(folder: Path, source: Path, made: SlotGraph | Refusal) -> None:
-    files = {str(p.relative_to(folder)): p.stat().st_size for p in folder.rglob("*") if p.is_file()}
+    files = {
+        str(p.relative_to(folder)): p.stat().st_size for p in folder.rglob("*") if p.is_file()
+    }
     record: dict[str, Any] = {"source": str(source.resolve()), "files": files}
     if isinstance(made, Refusal):
         record["refusal"] = made.finding

@@ -111,7 +111,8 @@ def _load_slots(
     )
     weight_bytes = sum(p.stat().st_size for p in form.folder.rglob("*") if p.is_file())
     need = MemoryNeed(
-        fixed_bytes=weight_bytes, row_bytes=shape.tokens * shape.token_bytes + 4 * form.vocab_size
+        fixed_bytes=weight_bytes,
+        row_bytes=shape.tokens * shape.token_bytes + 4 * form.vocab_size,
     )
     slot_count = _slot_count(plan, need, opened.device)
     rows = Rows(
@@ -219,7 +220,8 @@ def _slot_count(plan: LoadPlan, need: MemoryNeed, device: Device) -> int:
     if fitting < least:
         raise FailedPrecondition(
             f"{plan.name} needs {need.total_bytes(least)} bytes for its weights and {least} slots, and the limit is "
-            f"{limit}; raise FARTHING_CLOUD_MEMORY_LIMIT_BYTES, or lower FARTHING_CLOUD_SLOTS or FARTHING_CLOUD_CONTEXT",
+            f"{limit}; raise FARTHING_CLOUD_MEMORY_LIMIT_BYTES, or lower FARTHING_CLOUD_SLOTS or "
+            "FARTHING_CLOUD_CONTEXT",
             reason="MEMORY_LIMIT",
             metadata={
                 "model": plan.name,
@@ -241,5 +243,3 @@ def _layout(
         step_token_capacity=chunk + slot_count,
         token_bytes=token_bytes,
     )
-
-

@@ -1,6 +1,6 @@
 """Makes a smaller model out of an ONNX folder: its products' weights in 8 or 4 bits, everything else as it was.
 
-`python -m farthing.cloud.quantize SOURCE TARGET KIND` does it in a process of its own; the last line on stderr says why not.
+`python -m farthing.cloud.quantize SOURCE TARGET KIND` does it in a process of its own, and says on stderr why not.
 """
 
 from __future__ import annotations
@@ -22,7 +22,12 @@ from farthing.cloud.graph.cores import value_dependent
 from farthing.cloud.graph.document import Document, NotConvertible, attribute
 from farthing.cloud.graph.normalise import normalised
 from farthing.cloud.graph.weights import bytes_of, gather_into
-from farthing.inference.store.onnx_folder import CONFIG_FILES, find_graph, folder_of, read_config
+from farthing.inference.store.onnx_folder import (
+    CONFIG_FILES,
+    find_graph,
+    folder_of,
+    read_config,
+)
 from farthing.kit.errors import AlreadyExists, FarthingError, InvalidArgument
 
 QuantizationKind = Literal["int8", "int8-dynamic", "int4", "int4-rtn"]
@@ -91,7 +96,9 @@ def _write(graph: Path, folder: Path, kind: QuantizationKind) -> None:
         else:
             for tensor in result.graph.initializer:
                 if tensor.data_location == TensorProto.EXTERNAL:
-                    tensor.CopyFrom(numpy_helper.from_array(document.array(tensor.name), tensor.name))
+                    tensor.CopyFrom(
+                        numpy_helper.from_array(document.array(tensor.name), tensor.name)
+                    )
         onnx.save(result, str(folder / "model.onnx"))
     except NotConvertible as error:
         raise _cannot(graph, str(error)) from error
@@ -121,7 +128,9 @@ def _quantize(document: Document, kind: QuantizationKind) -> int:
     return count
 
 
-def _rounding(kind: QuantizationKind, is_last: bool) -> Callable[[NDArray[np.float32]], Rounded]:
+def _rounding(
+    kind: QuantizationKind, is_last: bool
+) -> Callable[[NDArray[np.float32]], Rounded]:
     if kind == "int8" or (kind == "int4" and is_last):
         return round_to_int8
     if kind == "int4":
@@ -145,7 +154,11 @@ def _constant_product(
         bias = node.input[2] if len(node.input) > 2 else ""
     name = node.input[1]
     maker = document.maker.get(name)
-    if maker is not None and maker.op_type == "Transpose" and attribute(maker, "perm") == [1, 0]:
+    if (
+        maker is not None
+        and maker.op_type == "Transpose"
+        and attribute(maker, "perm") == [1, 0]
+    ):
         name, turned = maker.input[0], not turned
     tensor = document.weights.get(name)
     if tensor is None or len(tensor.dims) != 2:

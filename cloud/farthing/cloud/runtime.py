@@ -59,7 +59,8 @@ def open_session(
 
     Whether CUDA works is known only from a session: the library lists the provider wherever it was built in.
     `thread_count` 0 takes every core this process may use. A graph given as bytes finds its weights in
-    `weights_folder`; `records_graphs` lets runs be recorded as CUDA graphs. InvalidArgument when the graph cannot be read.
+    `weights_folder`; `records_graphs` lets runs be recorded as CUDA graphs. InvalidArgument when the graph cannot
+    be read.
     """
     runtime = load_runtime()
     options = quiet_options(runtime, thread_count, weights_folder)
@@ -93,9 +94,7 @@ def open_session(
     return OpenedSession(runtime, session, "cpu", _cpu_name(), why_not)
 
 
-def quiet_options(
-    runtime: Any, thread_count: int, weights_folder: Path | None = None
-) -> Any:
+def quiet_options(runtime: Any, thread_count: int, weights_folder: Path | None = None) -> Any:
     """Options of every session: so many threads (0: one per usable core), none of which spin, and no log lines."""
     options = runtime.SessionOptions()
     options.intra_op_num_threads = thread_count or _usable_core_count()

@@ -88,7 +88,9 @@ class Rows:
         rows = sorted(self._rows[slot] for slot in slots)
         moves: list[Move] = []
         idle_count = rows[-1] - rows[0] + 1 - len(rows)
-        self._debt_tokens = self._debt_tokens + idle_count * self._tokens_per_idle_row if idle_count else 0
+        self._debt_tokens = (
+            self._debt_tokens + idle_count * self._tokens_per_idle_row if idle_count else 0
+        )
         while rows[-1] - rows[0] + 1 > len(rows):
             hole = next(row for row, other in enumerate(rows, rows[0]) if row != other)
             top = rows.pop()

@@ -47,11 +47,13 @@ def round_to_int4(weight: _Floats, *, fitted: bool) -> Rounded:
         values, scale, zero = _spread(blocks, 1.0, refit=False)
         if fitted:
             values, scale, zero = _best_spread(blocks)
-        packed.append(values[..., 0::2] | (values[..., 1::2] << 4))
+        packed.append(_pack_pairs(values))
         scales.append(scale)
         zeros.append(_pack_zeros(zero))
     return Rounded(
-        np.concatenate(packed), np.concatenate(scales).reshape(-1), np.concatenate(zeros).reshape(-1)
+        np.concatenate(packed),
+        np.concatenate(scales).reshape(-1),
+        np.concatenate(zeros).reshape(-1),
     )
 
 
@@ -114,5 +116,10 @@ def _pack_zeros(zeros: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Two zero points a byte, each column by itself."""
     if zeros.shape[1] % 2:
         zeros = np.concatenate([zeros, np.full((len(zeros), 1), 8, np.uint8)], axis=1)
-    packed: NDArray[np.uint8] = zeros[:, 0::2] | (zeros[:, 1::2] << 4)
+    return _pack_pairs(zeros)
+
+
+def _pack_pairs(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Two 4-bit values a byte, the first in the lower half."""
+    packed: NDArray[np.uint8] = values[..., 0::2] | (values[..., 1::2] << np.uint8(4))
     return packed

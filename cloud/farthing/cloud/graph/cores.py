@@ -1,4 +1,4 @@
-"""Finds the attention of each layer by its landmarks: where the cache enters, the softmax, where the heads are joined again.
+"""Finds the attention of each layer by its landmarks: where the cache enters, the softmax, where heads are joined.
 
 Exporters write everything between those in their own ways, so nothing there is matched: `probes` asks the graph
 itself what it computes.
@@ -77,7 +77,9 @@ def _find_core(document: Document, dependent: set[str], layer: int) -> Core:
     if scores.op_type == "Attention":
         query, mixed = scores.input[0], scores.output[0]
     else:
-        keys = document.downstream([present["key"]], lambda node: not _is_product(node, dependent))
+        keys = document.downstream(
+            [present["key"]], lambda node: not _is_product(node, dependent)
+        )
         query = scores.input[0] if scores.input[1] in keys else scores.input[1]
         mixed = _mixed_values(document, dependent, present["value"], scores.output[0], layer)
     queries = _queries(document, dependent, query)
@@ -102,7 +104,9 @@ def _appended(document: Document, past: str, present: str) -> str:
     joins = [n for n in document.readers.get(past, []) if n.op_type not in _SHAPES]
     if len(joins) != 1 or joins[0].op_type != "Concat" or len(joins[0].input) != 2:
         kinds = ", ".join(sorted({n.op_type for n in joins})) or "nothing"
-        raise NotConvertible(f"{past} goes into {kinds}, not into one Concat with the new tokens'")
+        raise NotConvertible(
+            f"{past} goes into {kinds}, not into one Concat with the new tokens'"
+        )
     join = joins[0]
     if join.input[0] != past or attribute(join, "axis") not in (2, -2):
         raise NotConvertible(f"{past} is not joined in front of the new tokens'")

@@ -154,7 +154,9 @@ class Document:
             for name, kind in cuts.items()
             if name in read
         ]
-        inputs += [info for name, info in self.inputs.items() if name in read and name not in cuts]
+        inputs += [
+            info for name, info in self.inputs.items() if name in read and name not in cuts
+        ]
         graph = helper.make_graph(
             nodes,
             "part",
@@ -177,7 +179,9 @@ class Document:
         self.inputs = {name: info for name, info in self.inputs.items() if name in read}
 
     def _in_order(self, nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
-        made_by = {name: place for place, node in enumerate(nodes) for name in node.output if name}
+        made_by = {
+            name: place for place, node in enumerate(nodes) for name in node.output if name
+        }
         needs = [{made_by[n] for n in node.input if n in made_by} for node in nodes]
         needed_by: dict[int, list[int]] = defaultdict(list)
         for place, before in enumerate(needs):

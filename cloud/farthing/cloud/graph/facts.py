@@ -33,6 +33,7 @@ def _value(info: onnx.ValueInfoProto) -> GraphValue:
     except ValueError:
         name = "undefined"
     shape = tuple(
-        d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in tensor.shape.dim
+        d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None
+        for d in tensor.shape.dim
     )
     return GraphValue(info.name, shape, f"tensor({name})")

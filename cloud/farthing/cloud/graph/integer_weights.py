@@ -27,7 +27,15 @@ def unite_integer_products(document: Document) -> int:
             _replace_chain(document, node)
         elif node.op_type == "MatMulIntegerToFloat":
             x = _quantized_source(document, node.input[0])
-            _replace(document, node, x, node.input[1], node.input[3], _given(node, 5), _given(node, 6))
+            _replace(
+                document,
+                node,
+                x,
+                node.input[1],
+                node.input[3],
+                _given(node, 5),
+                _given(node, 6),
+            )
         elif node.op_type == "DynamicQuantizeMatMul":
             x, weight, scale = node.input[:3]
             _replace(document, node, x, weight, scale, _given(node, 3), _given(node, 4))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from farthing.cloud.graph.document import Document, NotConvertible, attribute
-from farthing.cloud.graph.slot_graph import LENGTHS, SPARE_POSITIONS, TOTAL
+from farthing.cloud.graph.names import LENGTHS, TOTAL
+from farthing.cloud.graph.slot_graph import SPARE_POSITIONS
 from farthing.inference.store.onnx_signature import DecoderSignature
 
 _LENGTHS_AT, _TOTAL_AT, _COSINES_AT, _BIAS_AT = 5, 6, 7, 10

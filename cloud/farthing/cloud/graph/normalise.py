@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -64,7 +65,7 @@ def _lift_constants(document: Document) -> None:
             tensor.name = name
             document.weights[name] = tensor
             continue
-        kinds = {"value_int": np.int64, "value_ints": np.int64}
+        kinds: dict[str, Any] = {"value_int": np.int64, "value_ints": np.int64}
         kinds |= {"value_float": np.float32, "value_floats": np.float32}
         if entry.name not in kinds:
             raise NotConvertible(f"a constant of kind {entry.name}")

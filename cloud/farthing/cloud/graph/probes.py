@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -52,9 +53,7 @@ def probe_attention(
     context_length: int,
 ) -> Attention:
     """Scale and window of a layer. NotConvertible when it is anything but causal attention over grouped heads."""
-    cuts = {
-        name: heads.element_type for name in (query, core.present_key, core.present_value)
-    }
+    cuts = {name: heads.element_type for name in (query, core.present_key, core.present_value)}
     trial = Trial(document.part([result], cuts), document)
 
     def mix(call: Call, q: Array, k: Array, v: Array) -> Array:
@@ -68,9 +67,13 @@ def probe_attention(
         query, result, _probe_scale(mix, heads), _probe_window(mix, heads, context_length)
     )
     draw = np.random.default_rng(core.layer)
-    checks = [(call, 1.0, heads.tolerance) for call in (Call(7, 0, 2), Call(3, 6, 2), Call(1, 10, 2))]
+    checks = [
+        (call, 1.0, heads.tolerance) for call in (Call(7, 0, 2), Call(3, 6, 2), Call(1, 10, 2))
+    ]
     # Scores far apart show a cap on them; near ones would pass through it nearly unchanged.
-    checks.append((Call(7, 0, 2), _SHARP_SCORE / (found.scale * heads.dimension**0.5), _SHARP_TOLERANCE))
+    checks.append(
+        (Call(7, 0, 2), _SHARP_SCORE / (found.scale * heads.dimension**0.5), _SHARP_TOLERANCE)
+    )
     for call, sharpness, tolerance in checks:
         q, k, v = _drawn(draw, call, heads)
         q = (q * sharpness).astype(heads.dtype)
@@ -115,7 +118,7 @@ def _zeros(call: Call, heads: Heads) -> tuple[Array, Array, Array]:
 
 def _probe_scale(mix: _Mix, heads: Heads) -> float:
     """From the shares of two keys, one of which is `root` nearer to the query."""
-    call, root = Call(1, 1), heads.dimension**0.5
+    call, root = Call(1, 1), math.sqrt(heads.dimension)
     q, k, v = _zeros(call, heads)
     q[..., 0], k[:, :, 0, 0] = root, 1.0
     v[:, :, 0, 0], v[:, :, 1, 1] = 1.0, 1.0
@@ -123,7 +126,7 @@ def _probe_scale(mix: _Mix, heads: Heads) -> float:
     if not near > 0.0 or not far > 0.0:
         raise NotConvertible("scores have no scale that can be told")
     scale = float(np.log(near / far)) / root
-    usual = heads.dimension**-0.5
+    usual = 1.0 / root
     return usual if abs(scale - usual) <= heads.tolerance * usual else scale
 
 
@@ -246,7 +249,12 @@ class RotationProbe:
         """All layers, at a prompt, a chunk and single far positions: each position must turn by itself."""
         last = len(rotation.cosines) - 1
         draw = np.random.default_rng(3)
-        for call in (Call(9, 0, 2), Call(3, min(5, last - 2), 2), Call(1, last), Call(1, last // 2)):
+        for call in (
+            Call(9, 0, 2),
+            Call(3, min(5, last - 2), 2),
+            Call(1, last),
+            Call(1, last // 2),
+        ):
             drawn = self._drawn(call, draw)
             by_head = drawn.swapaxes(1, 2)
             turned = rotate(by_head, rotation, call)

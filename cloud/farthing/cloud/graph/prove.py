@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from farthing.cloud.graph.document import Document, NotConvertible
-from farthing.cloud.graph.slot_graph import LENGTHS, TOTAL, WANTED
+from farthing.cloud.graph.names import LENGTHS, TOTAL, WANTED
 from farthing.cloud.graph.trial import Array, Call, Heads, Trial, relative_error
 from farthing.inference.store.onnx_signature import DecoderSignature
 
@@ -56,7 +56,9 @@ def call_witness(
     values = trial.run(Call(count, 0, 2).feeds(trial.input_names, signature, tokens))
     logits = values[0]
     if logits.ndim != 3 or logits.shape[:2] != (2, count) or not np.isfinite(logits).all():
-        raise NotConvertible(f"logits of shape {logits.shape}, or with values that are no numbers")
+        raise NotConvertible(
+            f"logits of shape {logits.shape}, or with values that are no numbers"
+        )
     return Witness(tokens, logits, {n: v.shape for n, v in zip(names, values, strict=True)})
 
 
@@ -114,9 +116,7 @@ class _Slots:
             TOTAL: np.array(max(held), np.int32),
             WANTED: np.array(wanted, np.int64),
         }
-        slots = {
-            names: cache[first : first + rows] for names, cache in self._cache.items()
-        }
+        slots = {names: cache[first : first + rows] for names, cache in self._cache.items()}
         return self._trial.run_in_place(feeds, slots)
 
 

@@ -1,4 +1,4 @@
-"""The form that every decoder is brought into: keys and values in slots, lengths as inputs, logits of wanted tokens only.
+"""The form that every decoder is brought into: keys and values in slots, lengths as inputs, logits where wanted.
 
 Inputs: `input_ids` [rows, count]; `seqlens_k` [rows], tokens held after the step less one; `total_sequence_length`,
 the most of any row; `wanted` [n], which of the rows × count tokens get logits; `position_ids` [rows, count] where the
@@ -15,11 +15,11 @@ from onnx import TensorProto, helper
 
 from farthing.cloud.graph.cores import Core, is_projection, projection_input, value_dependent
 from farthing.cloud.graph.document import Document, NotConvertible, attribute
+from farthing.cloud.graph.names import LENGTHS, TOTAL, WANTED
 from farthing.cloud.graph.probes import Attention, Rotation
 from farthing.cloud.graph.trial import Array, Heads
 from farthing.inference.store.onnx_signature import DecoderSignature
 
-LENGTHS, TOTAL, WANTED = "seqlens_k", "total_sequence_length", "wanted"
 # The rotation tables reach further than the context: the rows of a step that compute nothing write behind their end.
 SPARE_POSITIONS = 16
 # Between the last projection and the logits: what keeps rows apart.
@@ -61,9 +61,7 @@ def give_slots(
     document.index()
 
 
-def _rotation_tables(
-    document: Document, rotation: Rotation, heads: Heads
-) -> tuple[str, str]:
+def _rotation_tables(document: Document, rotation: Rotation, heads: Heads) -> tuple[str, str]:
     def padded(values: Array) -> Array:
         last = np.repeat(values[-1:], SPARE_POSITIONS, axis=0)
         return np.concatenate([values, last]).astype(heads.dtype)
@@ -77,8 +75,10 @@ def _rotation_tables(
 def _by_token(document: Document, name: str) -> str:
     """[batch, heads, count, head] as [batch, count, heads × head]."""
     maker = document.maker.get(name)
-    if maker is not None and maker.op_type == "Transpose" and (
-        attribute(maker, "perm") == [0, 2, 1, 3]
+    if (
+        maker is not None
+        and maker.op_type == "Transpose"
+        and (attribute(maker, "perm") == [0, 2, 1, 3])
     ):
         turned = maker.input[0]
     else:
@@ -114,11 +114,13 @@ def _head(document: Document, dependent: set[str]) -> tuple[Any, str]:
     name = "logits"
     while True:
         maker = document.maker.get(name)
+        if maker is None:
+            raise NotConvertible("the logits do not come from a projection")
         if is_projection(maker, dependent):
             break
-        sources = [] if maker is None else [n for n in maker.input if n in dependent]
-        if maker is None or maker.op_type not in _ROW_BY_ROW or len(sources) != 1:
-            raise NotConvertible("the logits do not come from one projection")
+        sources = [n for n in maker.input if n in dependent]
+        if maker.op_type not in _ROW_BY_ROW or len(sources) != 1:
+            raise NotConvertible(f"the logits come from {maker.op_type}, not from a projection")
         name = sources[0]
     hidden = maker.input[projection_input(maker, dependent)]
     cut = document.maker.get(hidden)
@@ -143,7 +145,12 @@ def declare(document: Document, signature: DecoderSignature, heads: Heads) -> No
     }
     for tensor in signature.cache:
         name = tensor.present_name
-        shape = ["rows", tensor.head_count, "slot_tokens", tensor.head_dimension]
+        shape: list[str | int | None] = [
+            "rows",
+            tensor.head_count,
+            "slot_tokens",
+            tensor.head_dimension,
+        ]
         offered[tensor.past_name] = value(tensor.past_name, heads.element_type, shape)
         document.outputs[name] = value(name, heads.element_type, shape)
     known = set(document.inputs) - set(offered)

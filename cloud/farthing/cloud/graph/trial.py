@@ -29,7 +29,9 @@ class Heads:
     @property
     def element_type(self) -> int:
         """ONNX's number of the precision."""
-        return int(onnx.TensorProto.FLOAT16 if self.dtype == "float16" else onnx.TensorProto.FLOAT)
+        return int(
+            onnx.TensorProto.FLOAT16 if self.dtype == "float16" else onnx.TensorProto.FLOAT
+        )
 
     @property
     def tolerance(self) -> float:
@@ -56,7 +58,9 @@ class Call:
         """Values for the plain inputs of a decoder among `names`; the cache is all zeros."""
         positions = np.arange(self.past_count, self.total, dtype=np.int64)
         known: dict[str, Array] = {
-            "input_ids": np.zeros((self.batch, self.count), np.int64) if tokens is None else tokens,
+            "input_ids": np.zeros((self.batch, self.count), np.int64)
+            if tokens is None
+            else tokens,
             "attention_mask": np.ones((self.batch, self.total), np.int64),
             "position_ids": np.broadcast_to(positions, (self.batch, self.count)).copy(),
             "use_cache_branch": np.array([True]),
@@ -83,7 +87,9 @@ class Trial:
                 quiet_options(runtime, thread_count=1, weights_folder=document.folder),
                 providers=["CPUExecutionProvider"],
             )
-        except Exception as error:  # the library raises its own classes, straight from Exception
+        except (
+            Exception
+        ) as error:  # the library raises its own classes, straight from Exception
             raise NotConvertible(_first_line(error)) from error
         self.input_names: list[str] = [i.name for i in self._session.get_inputs()]
         self.output_names: list[str] = [o.name for o in self._session.get_outputs()]
@@ -95,7 +101,6 @@ class Trial:
         except Exception as error:  # as above
             raise NotConvertible(_first_line(error)) from error
         return values
-
 
     def run_in_place(
         self, feeds: Mapping[str, Array], caches: Mapping[tuple[str, str], Array]

@@ -1,4 +1,4 @@
-"""Moves a graph's weights into a file of their own, so that the graph itself stays small, and estimates what they weigh."""
+"""Moves a graph's weights into a file of their own, so that the graph itself stays small."""
 
 from __future__ import annotations
 
@@ -73,14 +73,21 @@ def link_external(weights: Iterable[TensorProto], source: Path, folder: Path) ->
         entries = {entry.key: entry.value for entry in tensor.external_data}
         location = entries.get("location", "")
         path = PurePosixPath(location)
-        if not location or path.is_absolute() or ".." in path.parts or path.name == WEIGHTS_NAME:
+        if (
+            not location
+            or path.is_absolute()
+            or ".." in path.parts
+            or path.name == WEIGHTS_NAME
+        ):
             raise NotConvertible(f"the weight {tensor.name!r} lies in {location!r}")
         origin, target = source / location, folder / location
         try:
             size = origin.stat().st_size
             end = int(entries.get("offset", "0")) + int(entries.get("length", "0"))
         except (OSError, ValueError) as error:
-            raise NotConvertible(f"the weight {tensor.name!r} cannot be found: {error}") from error
+            raise NotConvertible(
+                f"the weight {tensor.name!r} cannot be found: {error}"
+            ) from error
         if not 0 <= end <= size:
             raise NotConvertible(f"the weight {tensor.name!r} reaches beyond {location}")
         if not target.exists():

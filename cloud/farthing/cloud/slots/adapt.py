@@ -1,4 +1,4 @@
-"""Fits a graph in slot form to the device it will run on: the precision of its cache, and where the likeliest token is found."""
+"""Fits a graph in slot form to its device: the cache's precision, and where the likeliest token is found."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from farthing.cloud.graph.document import Document
-from farthing.cloud.slots.device import BEST
+from farthing.cloud.graph.names import BEST
 
 # GroupQueryAttention's inputs and outputs.
 _PROJECTIONS, _TABLES = range(3), range(7, 9)

@@ -12,17 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from farthing.cloud.graph.names import BEST
 from farthing.cloud.slots.memory import Array, CacheShape, Feed, LogitsArena, flat_view
 from farthing.inference.batch_backend import Logits
 
-BEST = "best"
 OpenSmall = Callable[[bytes], Any]
 
 
 class DeviceMemory:
     """One tensor of the device for each layer's keys and one for its values."""
 
-    def __init__(self, shape: CacheShape, runtime: Any, open_small: OpenSmall, device: str) -> None:
+    def __init__(
+        self, shape: CacheShape, runtime: Any, open_small: OpenSmall, device: str
+    ) -> None:
         """`open_small` opens a graph on the device."""
         self.shape = shape
         self._runtime, self._device = runtime, device
@@ -105,14 +107,14 @@ def mover_graph(shape: CacheShape, what: Literal["copy", "cut", "grow"]) -> byte
     extra = {"cut": [value("count", TensorProto.INT64, [1])]}
     extra["grow"] = [value("pads", TensorProto.INT64, [8])]
     constants = {"start": [0], "axis": [2]} if what == "cut" else {}
-    size = [1, shape.heads, "tokens", shape.dimension]
+    size: list[str | int | None] = [1, shape.heads, "tokens", shape.dimension]
     numbers = range(2 * shape.layers)
     kinds = {
-        "copy": ("Identity", []),
-        "cut": ("Slice", ["start", "count", "axis"]),
-        "grow": ("Pad", ["pads"]),
+        "copy": ["Identity"],
+        "cut": ["Slice", "start", "count", "axis"],
+        "grow": ["Pad", "pads"],
     }
-    operator, others = kinds[what]
+    operator, *others = kinds[what]
     return _small_model(
         [helper.make_node(operator, [f"row.{n}", *others], [f"moved.{n}"]) for n in numbers],
         [*(value(f"row.{n}", kind, size) for n in numbers), *extra.get(what, [])],

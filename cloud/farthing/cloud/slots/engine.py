@@ -186,7 +186,8 @@ class SlotEngine:
     ) -> int:
         """One token for each of these, whose logits go to the arena's first rows in this order."""
         window, places = self._gather([work[n].slot for n in singles])
-        if len(places) == window.row_count:
+        is_full = len(places) == window.row_count
+        if is_full:
             tokens, starts = [0] * len(places), [0] * len(places)
         else:  # a row between them that has no work writes behind its own end
             tokens = [0] * window.row_count
@@ -194,13 +195,15 @@ class SlotEngine:
         for place, n in zip(places, singles, strict=True):
             one = work[n]
             tokens[place], starts[place] = one.tokens[0], one.start
-        self._runs.over(window).execute_singles(
+        run = self._runs.over(window)
+        records = is_full and options.records_graphs
+        run.execute_singles(
             tokens,
             starts,
             places,
             self._arena,
-            options.decoding(window),
-            fixed_total=self._memory.shape.tokens if options.records_graphs else 0,
+            options.decoding(run.number) if records else options.plain(),
+            fixed_total=self._memory.shape.tokens if records else 0,
         )
         self._hold(work, singles)
         return len(places)

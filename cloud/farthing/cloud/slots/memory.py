@@ -137,7 +137,7 @@ class HostMemory:
 
 def flat_view(values: Array) -> memoryview:
     """The values of a contiguous array in a row, for writing."""
-    return memoryview(values.reshape(-1))
+    return values.reshape(-1).data
 
 
 @dataclass(slots=True)
@@ -172,4 +172,5 @@ class HostArena:
 
     def row(self, index: int) -> Logits:
         """See LogitsArena."""
-        return self._rows[index].copy()
+        values: Logits = self._rows[index].copy()
+        return values

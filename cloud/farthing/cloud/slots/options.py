@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from farthing.cloud.core.rows import Window
-
 # With this number the library neither records a CUDA graph nor plays one.
 _NO_GRAPH = "-1"
 
 
 class StepOptions:
-    """One set for plain runs, one for each window whose runs are recorded as a CUDA graph."""
+    """One set for plain runs, one for each run that is recorded as a CUDA graph."""
 
     def __init__(self, runtime: Any, *, records_graphs: bool) -> None:
         self._runtime, self._records_graphs = runtime, records_graphs
         self._terminated = False
         self._plain = self._make(_NO_GRAPH)
-        self._decoding: dict[Window, Any] = {}
+        self._decoding: dict[int, Any] = {}
 
     @property
     def terminated(self) -> bool:
@@ -33,13 +31,13 @@ class StepOptions:
         """For prompts and chunks, whose shapes change."""
         return self._plain
 
-    def decoding(self, window: Window) -> Any:
-        """For single tokens in a window."""
+    def decoding(self, run_number: int) -> Any:
+        """For a run that always has the same shapes at the same addresses."""
         if not self._records_graphs:
             return self._plain
-        if window not in self._decoding:
-            self._decoding[window] = self._make(str(len(self._decoding) + 1))
-        return self._decoding[window]
+        if run_number not in self._decoding:
+            self._decoding[run_number] = self._make(str(run_number))
+        return self._decoding[run_number]
 
     def terminate(self) -> None:
         """Ends the run that is going on, and every later one."""

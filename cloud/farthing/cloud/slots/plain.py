@@ -41,7 +41,8 @@ class PlainOutput:
 
     def row(self, index: int) -> Logits:
         """See StepOutput."""
-        return self._rows[index].copy()
+        values: Logits = self._rows[index].copy()
+        return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,9 @@ class PlainEngine:
             if self._device != "cpu" and 0 < silent_count < len(one.tokens):
                 # Logits of a whole prompt are not worth fetching for the sake of the last rows.
                 self._run(sequence, one.tokens[:silent_count], 0, options)
-                rows.append(self._run(sequence, one.tokens[silent_count:], one.wanted_count, options))
+                rows.append(
+                    self._run(sequence, one.tokens[silent_count:], one.wanted_count, options)
+                )
             else:
                 rows.append(self._run(sequence, one.tokens, one.wanted_count, options))
         return PlainOutput(np.concatenate(rows))
@@ -136,7 +139,11 @@ class PlainEngine:
         sequence.token_count = token_count
 
     def _run(
-        self, sequence: _Sequence, tokens: Sequence[int], wanted_count: int, options: StepOptions
+        self,
+        sequence: _Sequence,
+        tokens: Sequence[int],
+        wanted_count: int,
+        options: StepOptions,
     ) -> Array:
         """Appends the tokens; the last logits, [wanted_count, vocabulary]."""
         feeds = self._feeds(sequence, tokens, wanted_count)  # held while the library reads them

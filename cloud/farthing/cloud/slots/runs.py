@@ -9,18 +9,28 @@ from typing import Any
 import numpy as np
 
 from farthing.cloud.core.rows import Window
-from farthing.cloud.graph.slot_graph import LENGTHS, TOTAL, WANTED
+from farthing.cloud.graph.names import LENGTHS, TOTAL, WANTED
 from farthing.cloud.slots.memory import Feed, LogitsArena, SlotMemory
 
 _KEPT_BINDINGS = 96
 
 
 class Run:
-    """A window of rows. Binding the cache costs 4 calls for each layer, so it is done once."""
+    """A window of rows. Binding the cache costs 4 calls for each layer, so it is done once.
+
+    `number` is this run's alone: what is recorded of it may not be played for a later run at other addresses.
+    """
 
     def __init__(
-        self, session: Any, memory: SlotMemory, window: Window, *, has_position_ids: bool
+        self,
+        session: Any,
+        memory: SlotMemory,
+        window: Window,
+        *,
+        number: int,
+        has_position_ids: bool,
     ) -> None:
+        self.number = number
         self._memory, self._window = memory, window
         self._binding = session.io_binding()
         self._session = session
@@ -59,7 +69,9 @@ class Run:
             place.values[row, counts[row] :] = 0
         lengths = self._lengths.values
         if self._positions is not None:
-            np.add(np.array(starts)[:, None], np.arange(max(counts)), out=self._positions.values)
+            np.add(
+                np.array(starts)[:, None], np.arange(max(counts)), out=self._positions.values
+            )
         lengths[:] = starts
         lengths += np.array(counts, np.int32) - 1
         self._total.values[...] = lengths.max() + 1
@@ -129,13 +141,19 @@ class Runs:
         self._session, self._memory = session, memory
         self._has_position_ids = has_position_ids
         self._kept: OrderedDict[Window, Run] = OrderedDict()
+        self._made_count = 0
 
     def over(self, window: Window) -> Run:
         """The run of a window."""
         run = self._kept.get(window)
         if run is None:
+            self._made_count += 1
             run = self._kept[window] = Run(
-                self._session, self._memory, window, has_position_ids=self._has_position_ids
+                self._session,
+                self._memory,
+                window,
+                number=self._made_count,
+                has_position_ids=self._has_position_ids,
             )
             if len(self._kept) > _KEPT_BINDINGS:
                 self._kept.popitem(last=False)
