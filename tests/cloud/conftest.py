@@ -1,16 +1,21 @@
-"""One tiny model for all tests of the cloud tier."""
+"""One tiny model for all tests of the cloud tier, and ways to make others."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.tiny_onnx import TinyDecoder, save_model
 
 from farthing.cloud.backend_ort import OrtBackend
+from farthing.cloud.batch_backend import OrtBatchBackend
 from farthing.cloud.plan import LoadPlan
+from farthing.inference.batch_backend import SlotWork
+
+DEMO = Path(__file__).resolve().parents[2] / "deploy" / "demo-models" / "cloud-large"
 
 
 @dataclass(frozen=True)
@@ -43,3 +48,28 @@ def backend(tiny: Tiny) -> Iterator[OrtBackend]:
     opened = OrtBackend(tiny.plan())
     yield opened
     opened.close()
+
+
+def slots_plan(folder: Path, **wishes: Any) -> LoadPlan:
+    """A plan for the batch backend on one thread."""
+    wishes = {"slot_count": 6, "thread_count": 1, **wishes}
+    return LoadPlan(folder, folder.name, "d" * 64, {}, device="cpu", **wishes)
+
+
+def greedy_together(
+    backend: OrtBatchBackend, prompts: list[list[int]], count: int
+) -> list[list[int]]:
+    """The likeliest continuations of as many prompts as there are slots or fewer, an end token included."""
+    backend.reset()
+    first = backend.step([SlotWork(slot, 0, prompt) for slot, prompt in enumerate(prompts)])
+    answers = [[int(token)] for token in first.best()]
+    while True:
+        work = [
+            SlotWork(slot, len(prompts[slot]) + len(answer) - 1, answer[-1:])
+            for slot, answer in enumerate(answers)
+            if len(answer) < count and answer[-1] not in backend.model.eos_ids
+        ]
+        if not work:
+            return answers
+        for one, token in zip(work, backend.step(work).best(), strict=True):
+            answers[one.slot].append(int(token))

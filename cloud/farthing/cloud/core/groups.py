@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from farthing.inference.batch_backend import SlotWork
 
-# Prompts of one run are padded to the longest; more than this share of padding costs more than a run of its own.
+# Prompts of one run are padded to the longest; beyond this share of padding a run of its own costs less.
 _MOST_PADDING_RATIO = 0.25
 
 
@@ -31,15 +31,10 @@ def group_work(work: Sequence[SlotWork]) -> Groups:
     fresh = [n for n, one in enumerate(work) if one.start == 0 and len(one.tokens) > 1]
     chunks = tuple(n for n, one in enumerate(work) if one.start > 0 and len(one.tokens) > 1)
     prompts: list[list[int]] = []
-    used_count = 0
     for n in sorted(fresh, key=lambda n: -len(work[n].tokens)):
-        count = len(work[n].tokens)
-        if prompts:
-            padded_count = len(work[prompts[-1][0]].tokens) * (len(prompts[-1]) + 1)
-            if padded_count - used_count - count <= _MOST_PADDING_RATIO * padded_count:
-                prompts[-1].append(n)
-                used_count += count
-                continue
-        prompts.append([n])
-        used_count = count
+        least = (1 - _MOST_PADDING_RATIO) * len(work[prompts[-1][0]].tokens) if prompts else 0
+        if prompts and len(work[n].tokens) >= least:
+            prompts[-1].append(n)
+        else:
+            prompts.append([n])
     return Groups(singles, tuple(tuple(group) for group in prompts), chunks)

@@ -90,12 +90,21 @@ def link_external(weights: Iterable[TensorProto], source: Path, folder: Path) ->
             ) from error
         if not 0 <= end <= size:
             raise NotConvertible(f"the weight {tensor.name!r} reaches beyond {location}")
-        if not target.exists():
+        if bytes_of(tensor) < _LEAST_BYTES:  # the library wants to see shapes in the graph
+            _take_in(tensor, source)
+        elif not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 os.link(origin.resolve(), target)
             except OSError:
                 shutil.copyfile(origin, target)
+
+
+def _take_in(tensor: TensorProto, folder: Path) -> None:
+    data = external_data(tensor, folder)
+    tensor.ClearField("external_data")
+    tensor.data_location = TensorProto.DEFAULT
+    tensor.raw_data = data
 
 
 def bytes_of(tensor: Any) -> int:
