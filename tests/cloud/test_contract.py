@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Callable
+
 import pytest
+import pytest_asyncio
 from tests.cloud.conftest import Tiny
-from tests.support.inference_contract import InferenceContract
+from tests.support.inference_contract import Host, InferenceContract, hosting
 
-from farthing.cloud.backend_ort import OrtBackend
+from farthing.cloud.engine import load_engine, spawner
+from farthing.cloud.plan import LoadPlan
+from farthing.inference.process.child import Child
+from farthing.inference.process.rules import EngineRules
 
 
-class TestOrtBackend(InferenceContract):
-    @pytest.fixture
-    def backend(self, tiny: Tiny) -> OrtBackend:
-        return OrtBackend(tiny.plan())
+@pytest.fixture(scope="module")
+def plan(tiny: Tiny) -> LoadPlan:
+    return tiny.plan()
+
+
+@pytest.fixture(scope="module")
+def spawn(plan: LoadPlan) -> Callable[[], Child]:
+    return spawner(plan, EngineRules())
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def host(plan: LoadPlan, spawn: Callable[[], Child]) -> AsyncIterator[Host]:
+    reference = load_engine(plan)
+    async with hosting(spawn, reference) as host:
+        yield host
+    reference.backend.close()
+
+
+class TestOrtEngine(InferenceContract):
+    """All of it."""

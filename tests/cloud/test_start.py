@@ -19,6 +19,7 @@ from farthing.api.inference.v1 import inference_pb2_grpc as pb_grpc
 from farthing.cloud.plan import LoadPlan, make_plan
 from farthing.cloud.selftest import run_selftest
 from farthing.cloud.settings import CloudSettings
+from farthing.inference.core.card import ModelCard
 from farthing.inference.store import ModelStore
 from farthing.kit.errors import FailedPrecondition, FarthingError, NotFound
 from farthing.kit.rpc.channel import open_channel
@@ -80,13 +81,13 @@ def test_the_self_test_tells_what_is_wrong_with_a_model(tiny: Tiny, tmp_path: Pa
     for name in ("config.json", "tokenizer.json", "generation_config.json"):
         (tmp_path / name).write_bytes((tiny.folder / name).read_bytes())
     (tmp_path / "model.onnx").write_bytes((tiny.folder / "model.onnx").read_bytes()[:2000])
-    plan = LoadPlan(path=tmp_path, name="cut", digest="", card={}, device="cpu")
+    plan = LoadPlan(path=tmp_path, name="cut", digest="", card=ModelCard(), device="cpu")
     with pytest.raises(FailedPrecondition, match="cannot be opened"):
         run_selftest(plan, timeout_ms=60_000)
 
 
 def test_a_required_gpu_that_is_not_there_stops_the_start(tiny: Tiny) -> None:
-    plan = LoadPlan(tiny.folder, "tiny", "", {}, device="cuda")
+    plan = LoadPlan(tiny.folder, "tiny", "", ModelCard(), device="cuda")
     try:
         run_selftest(plan, timeout_ms=60_000)
     except FailedPrecondition as error:

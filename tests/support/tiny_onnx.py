@@ -31,6 +31,8 @@ class Shape:
     head: int = HEAD
     inner: int = 32
     context: int = CONTEXT
+    window: int = 0  # every token sees this many at most; 0 for all
+    score_cap: float = 0.0  # scores are bent to stay below it; 0 for none
 
     @property
     def width(self) -> int:
@@ -71,6 +73,8 @@ class TinyDecoder:
         angle = np.arange(count)[:, None] * inverse_frequencies(shape.head)
         cos, sin = (f(np.concatenate((angle, angle), -1)) for f in (np.cos, np.sin))
         future = np.triu(np.full((count, count), -1e9, np.float32), 1)
+        if shape.window:
+            future += np.tril(np.full((count, count), -1e9, np.float32), -shape.window)
         for layer in range(shape.layers):
             h = normalise(x)
             q, k, v = (
@@ -80,7 +84,10 @@ class TinyDecoder:
                 for part in ("q", "k", "v")
             )
             q, k = q * cos + turn(q) * sin, k * cos + turn(k) * sin
-            scores = q @ k.swapaxes(1, 2) * shape.head**-0.5 + future
+            scores = q @ k.swapaxes(1, 2) * shape.head**-0.5
+            if shape.score_cap:
+                scores = np.tanh(scores / shape.score_cap) * shape.score_cap
+            scores = scores + future
             weight = np.exp(scores - scores.max(-1, keepdims=True))
             mixed = (weight / weight.sum(-1, keepdims=True)) @ v
             x = x + mixed.swapaxes(0, 1).reshape(count, shape.width) @ w[f"{layer}.o"]
@@ -168,7 +175,15 @@ def build_graph(
     present = g.op(
         "Greater", g.op("Unsqueeze", "attention_mask", g.integers([1, 2])), g.integers(0)
     )
-    bias = g.op("Where", g.op("And", present, causal), g.number(0.0), g.number(-1e4))
+    seen = g.op("And", present, causal)
+    if decoder.shape.window:
+        oldest = g.op(
+            "Sub", g.op("Unsqueeze", queries, g.integers([1])), g.integers(decoder.shape.window)
+        )
+        seen = g.op(
+            "And", seen, g.op("Greater", g.op("Unsqueeze", keys, g.integers([0])), oldest)
+        )
+    bias = g.op("Where", seen, g.number(0.0), g.number(-1e4))
     positions = "position_ids"
     if not position_ids:
         seen = g.op("Sub", g.op("CumSum", "attention_mask", one), one)
@@ -237,7 +252,11 @@ def _add_layer(
         "Concat", f"past_key_values.{layer}.value", v, axis=2, result=f"present.{layer}.value"
     )
     scores = g.op("MatMul", q, g.op("Transpose", keys, perm=[0, 1, 3, 2]))
-    scores = g.op("Add", g.op("Mul", scores, g.number(head**-0.5)), bias)
+    scores = g.op("Mul", scores, g.number(head**-0.5))
+    if cap := decoder.shape.score_cap:
+        bent = g.op("Tanh", g.op("Div", scores, g.number(cap)))
+        scores = g.op("Mul", bent, g.number(cap))
+    scores = g.op("Add", scores, bias)
     mixed = g.op("Transpose", g.op("MatMul", g.op("Softmax", scores, axis=-1), values),
                  perm=[0, 2, 1, 3])  # fmt: skip
     joined = g.op("Reshape", mixed, g.integers([0, 0, width]))

@@ -1,17 +1,17 @@
-"""Starts the cloud service: settings → model → engine → servicer → server."""
+"""Starts the cloud service: settings → plan → self-test → engine in its own process → servicer → server."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 
-from farthing.inference.serial import EngineLimits, SerialEngine
-
-from farthing.cloud.backend_ort import OrtBackend
+from farthing.cloud.engine import spawner
 from farthing.cloud.plan import make_plan
 from farthing.cloud.selftest import run_selftest
 from farthing.cloud.settings import CloudSettings
-from farthing.inference.hosting import RequestMetrics, serve_engine
+from farthing.inference.host import ModelHost
+from farthing.inference.hosting import RequestMetrics, serve_host, watch_engine
+from farthing.inference.process.remote import RemoteEngine
 from farthing.kit.process import ServiceProcess, run_service
 
 _LOGGER = logging.getLogger("farthing.cloud")
@@ -21,35 +21,38 @@ async def serve(settings: CloudSettings, process: ServiceProcess) -> None:
     """Loads the model and serves it until a signal comes."""
     plan = await asyncio.to_thread(make_plan, settings)
     await asyncio.to_thread(run_selftest, plan, settings.selftest_timeout_ms)
-    backend = await asyncio.to_thread(OrtBackend, plan)
-    opened = backend.opened
-    if opened.why_not_cuda:
-        _LOGGER.info("no CUDA, running on the CPU", extra={"finding": opened.why_not_cuda})
+    engine = RemoteEngine(
+        spawner(plan, settings.rules()),
+        settings.patience(),
+        RequestMetrics(process.metrics, plan.name),
+    )
+    host = ModelHost()
+    await host.add(engine)
+    watch_engine(process.metrics, engine)
+    facts = engine.ready.facts
+    if facts["why_not_cuda"]:
+        _LOGGER.info("no CUDA, running on the CPU", extra={"finding": facts["why_not_cuda"]})
     _LOGGER.info(
         "model loaded",
         extra={
-            "model": backend.model.name,
-            "quantization": backend.model.quantization,
-            "context_length": backend.model.context_length,
-            "device": opened.device,
-            "device_name": opened.device_name,
+            "model": engine.info.name,
+            "quantization": engine.info.quantization,
+            "context_length": engine.info.context_length,
+            "device": facts["device"],
+            "device_name": facts["device_name"],
+            "form": facts["form"],
         },
     )
-    observer = RequestMetrics(process.metrics, backend.model.name)
-    engine = SerialEngine(
-        backend, EngineLimits(settings.queue_capacity, settings.queue_aging_ms), observer
-    )
-    observer.watch(engine)
-    await serve_engine(
+    await serve_host(
         process,
-        engine,
+        host,
         discovery_name="infer-cloud",
         tier="cloud",
         meta={
             "engine": "onnxruntime",
-            "quantization": backend.model.quantization,
-            "device": opened.device,
-            "device_name": opened.device_name,
+            "quantization": engine.info.quantization,
+            "device": facts["device"],
+            "device_name": facts["device_name"],
         },
     )
 

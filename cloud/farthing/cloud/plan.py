@@ -5,40 +5,52 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from farthing.cloud.settings import CloudSettings
+from farthing.inference.core.card import ModelCard, parse_card
 from farthing.inference.store import ModelStore
+from farthing.inference.store.onnx_folder import find_graph, folder_of
 from farthing.kit.errors import FailedPrecondition
 from farthing.kit.settings import SettingsError
 
 DeviceWish = Literal["auto", "cuda", "cpu"]
+CacheType = Literal["auto", "fp16"]
 
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan:
     """A model folder, or its graph, and how to run it.
 
-    Zero means: the model's own context, every usable core, the device's own chunk. `card` is the model card.
+    Zero means: the model's own context, every usable core, the device's own step and slots, no memory limit.
+    `conversion_dir` keeps graphs in slot form; None converts anew for each process.
     """
 
     path: Path
     name: str
     digest: str
-    card: dict[str, Any]
+    card: ModelCard
     device: DeviceWish = "auto"
     context_length: int = 0
     thread_count: int = 0
-    prefill_chunk_token_count: int = 0
+    step_token_capacity: int = 0
+    slot_count: int = 0
+    memory_limit_bytes: int = 0
+    kv_type: CacheType = "auto"
+    cuda_graphs: bool = False
+    conversion_dir: Path | None = None
 
     def to_json(self) -> str:
-        """As an argument for another process; without the card, which takes no part in computing."""
-        return json.dumps({**asdict(self), "path": str(self.path), "card": {}})
+        """As an argument for another process."""
+        return json.dumps(asdict(self), default=str)
 
     @classmethod
     def from_json(cls, text: str) -> LoadPlan:
         """Back from `to_json`."""
         values = json.loads(text)
+        folder = values["conversion_dir"]
+        values["conversion_dir"] = None if folder is None else Path(folder)
+        values["card"] = ModelCard.from_dict(values["card"])
         return cls(**{**values, "path": Path(values["path"])})
 
 
@@ -51,25 +63,32 @@ def make_plan(settings: CloudSettings) -> LoadPlan:
             "`farthing models add` stored",
             env="FARTHING_CLOUD_MODEL",
         )
-    stored = ModelStore(settings.data_dir.expanduser() / "models").locate(settings.model)
+    models = settings.data_dir.expanduser() / "models"
+    stored = ModelStore(models).locate(settings.model)
     if stored.format != "onnx":
         raise FailedPrecondition(
             f"{settings.model} is a {stored.format} model and the cloud tier serves ONNX; give it to the edge tier",
             reason="MODEL_FORMAT_UNSUPPORTED",
             metadata={"model": settings.model, "format": stored.format},
         )
+    graph = find_graph(stored.path)
     plan = LoadPlan(
         path=stored.path,
         name=settings.model_name or stored.name,
         digest=stored.digest,
-        card=stored.card,
+        card=parse_card(stored.card, graph.relative_to(folder_of(graph)).as_posix()),
         device=_device_wish(settings),
     )
     return replace(
         plan,
         context_length=settings.context_length,
         thread_count=settings.thread_count,
-        prefill_chunk_token_count=settings.prefill_chunk_token_count,
+        step_token_capacity=settings.step_token_capacity,
+        slot_count=settings.slot_count,
+        memory_limit_bytes=settings.memory_limit_bytes,
+        kv_type=_cache_type(settings),
+        cuda_graphs=settings.cuda_graphs,
+        conversion_dir=models / "converted",
     )
 
 
@@ -87,13 +106,23 @@ def _device_wish(settings: CloudSettings) -> DeviceWish:
     return "cuda" if settings.require_gpu else cast(DeviceWish, settings.device)
 
 
+def _cache_type(settings: CloudSettings) -> CacheType:
+    if settings.kv_type not in ("auto", "fp16"):
+        raise SettingsError(
+            f"FARTHING_CLOUD_KV_TYPE={settings.kv_type!r} is not a precision; use auto or fp16",
+            env="FARTHING_CLOUD_KV_TYPE",
+        )
+    return cast(CacheType, settings.kv_type)
+
+
 def _check_numbers(settings: CloudSettings) -> None:
+    settings.check_engine()
     for value, least, env in (
         (settings.context_length, 0, "FARTHING_CLOUD_CONTEXT"),
         (settings.thread_count, 0, "FARTHING_CLOUD_THREADS"),
-        (settings.prefill_chunk_token_count, 0, "FARTHING_CLOUD_PREFILL_CHUNK"),
-        (settings.queue_capacity, 1, "FARTHING_CLOUD_QUEUE"),
-        (settings.queue_aging_ms, 1, "FARTHING_CLOUD_QUEUE_AGING_MS"),
+        (settings.step_token_capacity, 0, "FARTHING_CLOUD_STEP_TOKENS"),
+        (settings.slot_count, 0, "FARTHING_CLOUD_SLOTS"),
+        (settings.memory_limit_bytes, 0, "FARTHING_CLOUD_MEMORY_LIMIT_BYTES"),
         (settings.selftest_timeout_ms, 1, "FARTHING_CLOUD_SELFTEST_TIMEOUT_MS"),
     ):
         if value < least:

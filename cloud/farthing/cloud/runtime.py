@@ -48,18 +48,26 @@ def load_runtime() -> Any:
 
 
 def open_session(
-    graph: Path, *, wish: Literal["auto", "cuda", "cpu"], thread_count: int
+    graph: Path | bytes,
+    *,
+    wish: Literal["auto", "cuda", "cpu"],
+    thread_count: int,
+    weights_folder: Path | None = None,
+    records_graphs: bool = False,
 ) -> OpenedSession:
     """Opens a graph on CUDA when a session comes up there, else on the CPU; `cuda` refuses the CPU.
 
     Whether CUDA works is known only from a session: the library lists the provider wherever it was built in.
-    `thread_count` 0 takes every core this process may use. InvalidArgument when the graph cannot be read.
+    `thread_count` 0 takes every core this process may use. A graph given as bytes finds its weights in
+    `weights_folder`; `records_graphs` lets runs be recorded as CUDA graphs. InvalidArgument when the graph cannot
+    be read.
     """
     runtime = load_runtime()
-    options = _session_options(runtime, thread_count)
+    options = quiet_options(runtime, thread_count, weights_folder)
+    source = graph if isinstance(graph, bytes) else os.fspath(graph)
     why_not = ""
     if wish != "cpu":
-        session, why_not = _try_cuda(runtime, graph, options)
+        session, why_not = _try_cuda(runtime, source, options, records_graphs)
         if session is not None:
             return OpenedSession(runtime, session, "cuda", _cuda_name(), "")
         if wish == "cuda":
@@ -69,21 +77,25 @@ def open_session(
                 reason="GPU_REQUIRED",
                 metadata={"finding": why_not},
             )
+    # Read when an attention is made. Its other way is faster on a CPU: docs/decisions/0020-slots-over-onnx-runtime.md.
+    os.environ.setdefault("ORT_GQA_DISABLE_FLASH_ATTENTION", "1")
     try:
-        session = runtime.InferenceSession(os.fspath(graph), options, providers=[_CPU])
+        session = runtime.InferenceSession(source, options, providers=[_CPU])
     except (
         Exception
     ) as error:  # the library raises its own classes, all straight from Exception
+        name = os.fspath(weights_folder or "the graph") if isinstance(source, bytes) else source
         raise InvalidArgument(
-            f"{graph} cannot be opened: {error}; fetch or export it again",
+            f"{name} cannot be opened: {error}; fetch or export it again",
             field="model",
             reason="MODEL_CORRUPT",
-            metadata={"path": os.fspath(graph)},
+            metadata={"path": name},
         ) from error
     return OpenedSession(runtime, session, "cpu", _cpu_name(), why_not)
 
 
-def _session_options(runtime: Any, thread_count: int) -> Any:
+def quiet_options(runtime: Any, thread_count: int, weights_folder: Path | None = None) -> Any:
+    """Options of every session: so many threads (0: one per usable core), none of which spin, and no log lines."""
     options = runtime.SessionOptions()
     options.intra_op_num_threads = thread_count or _usable_core_count()
     options.inter_op_num_threads = 1
@@ -91,6 +103,10 @@ def _session_options(runtime: Any, thread_count: int) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     options.log_severity_level = _SILENT
+    if weights_folder is not None:
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", os.fspath(weights_folder)
+        )
     return options
 
 
@@ -100,17 +116,21 @@ def _usable_core_count() -> int:
     return os.cpu_count() or 1
 
 
-def _try_cuda(runtime: Any, graph: Path, options: Any) -> tuple[Any, str]:
+def _try_cuda(
+    runtime: Any, source: str | bytes, options: Any, records_graphs: bool
+) -> tuple[Any, str]:
     if _CUDA not in runtime.get_available_providers():
         return None, "this build of ONNX Runtime has no CUDA"
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
         # Finds CUDA libraries that came as Python packages; says on stdout what it misses.
         runtime.preload_dlls()
-    provider = (_CUDA, {"device_id": "0", "arena_extend_strategy": "kSameAsRequested"})
+    chosen = {"device_id": "0", "arena_extend_strategy": "kSameAsRequested"}
+    if records_graphs:
+        chosen["enable_cuda_graph"] = "1"
     try:
         session = runtime.InferenceSession(
-            os.fspath(graph), options, providers=[provider, _CPU], enable_fallback=0
+            source, options, providers=[(_CUDA, chosen), _CPU], enable_fallback=0
         )
     except (
         Exception

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from farthing.kit.settings import ServiceSettings, setting
+from farthing.inference.settings import EngineSettings
+from farthing.kit.settings import setting
 
 
 @dataclass(frozen=True, slots=True)
-class CloudSettings(ServiceSettings):
+class CloudSettings(EngineSettings):
     """One cloud process serves one model."""
 
     port: int = setting(50062, env="FARTHING_PORT", doc="gRPC port.")
@@ -43,20 +44,33 @@ class CloudSettings(ServiceSettings):
         env="FARTHING_CLOUD_THREADS",
         doc="Threads of ONNX Runtime on the CPU; 0 for one per usable core.",
     )
-    prefill_chunk_token_count: int = setting(
+    step_token_capacity: int = setting(
         0,
-        env="FARTHING_CLOUD_PREFILL_CHUNK",
-        doc="Prompt tokens computed in one step, and the grain of prefix reuse; 0 for 128 on a CPU, 512 on CUDA.",
+        env="FARTHING_CLOUD_STEP_TOKENS",
+        doc="Most tokens computed in one step; 0 for 128 on a CPU, 512 on CUDA, and one for each slot.",
         unit="tokens",
     )
-    queue_capacity: int = setting(
-        256, env="FARTHING_CLOUD_QUEUE", doc="Requests that may wait; more are refused."
+    slot_count: int = setting(
+        0,
+        env="FARTHING_CLOUD_SLOTS",
+        doc="Requests computed together; 0 for 16 on a CPU, 64 on CUDA, or what fits into memory.",
     )
-    queue_aging_ms: int = setting(
-        5_000,
-        env="FARTHING_CLOUD_QUEUE_AGING_MS",
-        doc="Waiting time that lifts a request by one priority class.",
-        unit="ms",
+    memory_limit_bytes: int = setting(
+        0,
+        env="FARTHING_CLOUD_MEMORY_LIMIT_BYTES",
+        doc="Most memory for weights and slots; what does not fit is refused at the start. 0 for no limit.",
+        unit="bytes",
+    )
+    kv_type: str = setting(
+        "auto",
+        env="FARTHING_CLOUD_KV_TYPE",
+        doc="Precision of keys and values: auto for the model's own on a CPU and fp16 on CUDA, or fp16, "
+        "which takes half the memory and is slower on a CPU.",
+    )
+    cuda_graphs: bool = setting(
+        False,
+        env="FARTHING_CLOUD_CUDA_GRAPHS",
+        doc="Record steps of single tokens as CUDA graphs, one for each number of rows.",
     )
     selftest_timeout_ms: int = setting(
         300_000,

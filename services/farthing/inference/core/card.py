@@ -18,6 +18,7 @@ class ModelCard:
     name: str = ""
     qualities: tuple[TaskQuality, ...] = ()
     bytes_per_token: float = 0.0
+    parameter_count: int = 0
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelCard:
@@ -38,8 +39,11 @@ def parse_card(document: Mapping[str, Any], artefact_name: str = "") -> ModelCar
     """
     name = document.get("name", "")
     bytes_per_token = document.get("bytes_per_token", 0.0)
+    parameter_count = document.get("params_count", 0)
     if not isinstance(name, str) or not isinstance(bytes_per_token, int | float):
         raise _bad("name must be a text and bytes_per_token a number")
+    if not isinstance(parameter_count, int):
+        raise _bad("params_count must be a whole number")
     tasks = _judged(document, artefact_name)
     if not isinstance(tasks, dict):
         raise _bad("task_quality must map tasks to levels")
@@ -49,7 +53,7 @@ def parse_card(document: Mapping[str, Any], artefact_name: str = "") -> ModelCar
     ]
     overall = [_average("", by_task)] if by_task else []
     qualities = (*overall, *by_task, *chain.from_iterable(by_level))
-    return ModelCard(name, qualities, float(bytes_per_token))
+    return ModelCard(name, qualities, float(bytes_per_token), parameter_count)
 
 
 def _judged(document: Mapping[str, Any], artefact_name: str) -> object:

@@ -1,0 +1,3 @@
+"""Rules of the cloud tier: which slot lies where, and what fits into memory."""
+
+from __future__ import annotations

@@ -1,0 +1,64 @@
+"""The engine's own process: `python -m farthing.cloud.engine FD PLAN RULES`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from farthing.cloud.plan import LoadPlan
+from farthing.cloud.settings import CloudSettings
+from farthing.inference.grammar import SchemaCompiler
+from farthing.inference.process.child import Child, serve_child, start_child
+from farthing.inference.process.rules import EngineRules
+from farthing.inference.process.server import LoadedEngine
+from farthing.kit.settings import load
+from farthing.kit.telemetry import logs
+
+# What the interpreter and its libraries take beside weights and slots.
+_BASE_BYTES = 1 << 30
+
+
+def spawner(plan: LoadPlan, rules: EngineRules) -> Callable[[], Child]:
+    """Starts the process of an engine with this model, any number of times."""
+    arguments = [plan.to_json(), rules.to_json()]
+    environment = {"ORT_DISABLE_TELEMETRY": "1"}
+    return lambda: start_child("farthing.cloud.engine", arguments, environment)
+
+
+def load_engine(plan: LoadPlan) -> LoadedEngine:
+    """The model of a plan, ready to compute. Raises a FarthingError that says what is wrong with it."""
+    # Imported here: the service's own process plans and spawns, and needs neither numpy nor ONNX Runtime for that.
+    from farthing.cloud.batch_backend import OrtBatchBackend
+
+    backend = OrtBatchBackend(plan)
+    opened = backend.opened
+    return LoadedEngine(
+        backend,
+        backend.codec,
+        constrain=SchemaCompiler(backend.model, backend.codec).constrain,
+        weights_bytes=backend.weights_bytes,
+        facts={
+            "device": opened.device,
+            "device_name": opened.device_name,
+            "why_not_cuda": opened.why_not_cuda,
+            "form": backend.how,
+        },
+    )
+
+
+def main(descriptor: int, plan: LoadPlan, rules: EngineRules) -> None:
+    """The life of the process."""
+    logs.configure(load(CloudSettings, os.environ), service="cloud-engine")
+    # CUDA's own mappings would count too, whatever memory they are of.
+    limit_bytes = plan.memory_limit_bytes if plan.device == "cpu" else 0
+    serve_child(
+        descriptor,
+        lambda: load_engine(plan),
+        rules,
+        memory_limit_bytes=limit_bytes and limit_bytes + _BASE_BYTES,
+    )
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), LoadPlan.from_json(sys.argv[2]), EngineRules.from_json(sys.argv[3]))
