@@ -230,7 +230,7 @@ def test_slots_are_as_many_as_a_memory_limit_allows(tiny: Tiny) -> None:
 def test_a_memory_limit_that_is_too_small_is_refused_with_the_numbers(tiny: Tiny) -> None:
     with pytest.raises(FailedPrecondition, match="and the limit is 200000") as caught:
         OrtBatchBackend(slots_plan(tiny.folder, slot_count=12, memory_limit_bytes=200_000))
-    assert caught.value.reason == "MEMORY_LIMIT"
+    assert caught.value.reason == "MEMORY_LIMIT_EXCEEDED"
     assert int(caught.value.metadata["needed_bytes"]) > 200_000
 
 

@@ -227,7 +227,7 @@ def _slot_count(plan: LoadPlan, need: MemoryNeed, device: Device) -> int:
             f"{plan.name} needs {need.total_bytes(least)} bytes for its weights and {least} slots, and the limit is "
             f"{limit}; raise FARTHING_CLOUD_MEMORY_LIMIT_BYTES, or lower FARTHING_CLOUD_SLOTS or "
             "FARTHING_CLOUD_CONTEXT",
-            reason="MEMORY_LIMIT",
+            reason="MEMORY_LIMIT_EXCEEDED",
             metadata={
                 "model": plan.name,
                 "needed_bytes": str(need.total_bytes(least)),
