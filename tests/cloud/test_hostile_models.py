@@ -130,9 +130,7 @@ def check(answer: dict[str, str]) -> None:
 
 @_EXAMPLES
 @given(share=st.floats(0, 1))
-def test_a_cut_graph(
-    share: float, worker: Worker, whole: Files, tmp_path: Path
-) -> None:
+def test_a_cut_graph(share: float, worker: Worker, whole: Files, tmp_path: Path) -> None:
     graph = whole["model.onnx"]
     cut = graph[: int(share * len(graph))]
     check(worker.examine(write(tmp_path / str(next(_COUNTER)), whole, **{"model.onnx": cut})))

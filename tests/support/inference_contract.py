@@ -353,7 +353,8 @@ class InferenceContract:
         assert banned.logprobs[0] != free.logprobs[0]
         letter = codec.tokenize("a", special=False)[0]
         forced = await host.complete(
-            sampling=pb.SamplingParams(temperature=2.0, logit_bias={letter: 100.0}), max_tokens=4
+            sampling=pb.SamplingParams(temperature=2.0, logit_bias={letter: 100.0}),
+            max_tokens=4,
         )
         assert forced.text == 4 * codec.token_bytes(letter).decode()
 
