@@ -9,6 +9,7 @@ from pathlib import Path
 import gguf
 import llama_cpp as llama
 import numpy as np
+from tests.support.tiny_gguf import byte_pieces
 
 CONTEXT = 4_096
 
@@ -64,10 +65,12 @@ def _write(path: Path, size: Size) -> None:
     writer.add_vocab_size(size.vocab_size)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(["<|end|>", *(f"t{one}" for one in range(1, size.vocab_size))])
+    pieces = byte_pieces()  # so that any text is as many tokens as it has bytes
+    others = (f"t{one}" for one in range(len(pieces) + 1, size.vocab_size))
+    writer.add_token_list(["<|end|>", *pieces, *others])
     kinds = gguf.TokenType
     writer.add_token_types([kinds.CONTROL, *[kinds.NORMAL] * (size.vocab_size - 1)])
-    writer.add_token_merges(["t 1"])  # the loader refuses an empty list
+    writer.add_token_merges(["\u0100 \u0101"])  # the loader refuses an empty list; no text has these two
     writer.add_eos_token_id(0)
     writer.add_bos_token_id(0)
     writer.add_add_bos_token(False)

@@ -18,10 +18,14 @@ from tests.support.tiny_onnx import (
 
 
 def save_grouped_model(
-    folder: Path, *, dtype: type[np.floating[Any]] = np.float32, packed: bool = True
+    folder: Path,
+    *,
+    dtype: type[np.floating[Any]] = np.float32,
+    packed: bool = True,
+    shape: Shape = Shape(head=16),
 ) -> TinyDecoder:
     """Writes a whole folder; `packed`: queries, keys and values are one projection."""
-    decoder = save_model(folder, dtype=dtype, shape=Shape(head=16))
+    decoder = save_model(folder, dtype=dtype, shape=shape)
     onnx.save(build_grouped_graph(decoder, dtype, packed), str(folder / "model.onnx"))
     return decoder
 

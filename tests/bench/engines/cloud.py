@@ -1,0 +1,107 @@
+"""The cloud service on the CPU through gRPC, beside onnxruntime-genai and beside itself with one request at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.bench.engines.genai import NoPeer, make_model, running_worker
+from tests.bench.engines.load import Ask, GrpcCaller, arrive, make_prompt, stream_together
+from tests.bench.processes import running
+from tests.bench.report import Result, judge, skip
+
+from farthing.kit.testing import free_port
+
+_TOKENS, _PROMPT = 48, 32
+_STAGGER_S = 0.15
+
+
+@asynccontextmanager
+async def serving(model: Path, work: Path, *, slots: int) -> AsyncIterator[GrpcCaller]:
+    """The service as it ships, alone, on one thread, and a caller of it."""
+    address = f"127.0.0.1:{free_port()}"
+    settings = {
+        "FARTHING_CLOUD_MODEL": str(model),
+        "FARTHING_CLOUD_MODEL_NAME": "bench",
+        "FARTHING_CLOUD_DEVICE": "cpu",
+        "FARTHING_CLOUD_SLOTS": str(slots),
+        "FARTHING_CLOUD_THREADS": "1",
+        "FARTHING_DATA_DIR": str(work / "cloud"),  # the rewritten graph is kept for the second service
+    }
+    with running("farthing.cloud", address, settings, log=work / f"{address}.log"):
+        caller = GrpcCaller(address, "bench", (0,))
+        try:
+            yield caller
+        finally:
+            await caller.close()
+
+
+async def measure_cloud(folder: Path, work: Path, rounds: int) -> list[Result]:
+    """All figures of the cloud tier on the CPU."""
+    model = await asyncio.to_thread(make_model, folder)
+    async with AsyncExitStack() as stack:
+        ours = await stack.enter_async_context(serving(model, work, slots=16))
+        alone = await stack.enter_async_context(serving(model, work, slots=1))
+        try:
+            ask = stack.enter_context(running_worker(model, 1))
+            ask({"kind": "generator", "rows": 1, "prompt": 8, "tokens": 2})
+        except NoPeer as error:
+            print(f"\n*** NOT COMPARED WITH ONNXRUNTIME-GENAI: {error} ***\n", file=sys.stderr)
+            why = str(error).splitlines()[0]
+            results = [
+                skip("cloud at 8 streams over genai's Generator", ">= 0.95", why),
+                skip("cloud at 16 staggered arrivals over genai's Engine", ">= 1.8", why),
+            ]
+        else:
+            results = [
+                *await _against_generator(ours, ask, rounds),
+                *await _against_engine(ours, ask, max(2, rounds // 2)),
+            ]
+        ratios, rates = [], []
+        for _ in range(max(2, rounds // 2)):
+            rate, _ = await stream_together(ours, 8, max_tokens=_TOKENS)
+            single, _ = await stream_together(alone, 8, max_tokens=_TOKENS)
+            rates.append(rate)
+            ratios.append(rate / single)
+    return [
+        *results,
+        Result("cloud tokens per second at 8 streams", statistics.median(rates), "1/s"),
+        judge("cloud at 8 streams over one at a time", statistics.median(ratios), "x", ">= 3"),
+    ]
+
+
+async def _against_generator(
+    ours: GrpcCaller, ask: Callable[[dict[str, Any]], float], rounds: int
+) -> list[Result]:
+    asked = {"kind": "generator", "rows": 8, "prompt": _PROMPT, "tokens": _TOKENS}
+    ratios = []
+    for _ in range(rounds):
+        rate, _ = await stream_together(ours, 8, max_tokens=_TOKENS)
+        ratios.append(rate / await asyncio.to_thread(ask, asked))
+    name = "cloud at 8 streams over genai's Generator"
+    return [judge(name, statistics.median(ratios), "x", ">= 0.95")]
+
+
+async def _against_engine(
+    ours: GrpcCaller, ask: Callable[[dict[str, Any]], float], rounds: int
+) -> list[Result]:
+    at_s = [_STAGGER_S * place for place in range(16)]
+    name = "cloud at 16 staggered arrivals over genai's Engine"
+    ratios = []
+    try:
+        for _ in range(rounds):
+            started_s = time.monotonic()
+            answers = await arrive(ours, [Ask(make_prompt(), _TOKENS) for _ in at_s], at_s)
+            count = sum(answer.token_count for answer in answers)
+            rate = count / (time.monotonic() - started_s)
+            asked = {"kind": "engine", "at_s": at_s, "prompt": _PROMPT, "tokens": _TOKENS}
+            ratios.append(rate / await asyncio.to_thread(ask, asked))
+    except NoPeer as error:
+        return [skip(name, ">= 1.8", str(error).splitlines()[0])]
+    return [judge(name, statistics.median(ratios), "x", ">= 1.8")]

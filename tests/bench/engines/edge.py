@@ -1,0 +1,301 @@
+"""The edge service through gRPC, beside llama-server, beside `Llama`, beside itself without what is measured."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+
+from tests.bench.engines.llama_server import NoPeer, install, running_server
+from tests.bench.engines.load import (
+    PROMPT_TOKENS,
+    Answered,
+    Ask,
+    GrpcCaller,
+    LlamaServerCaller,
+    arrive,
+    make_prompt,
+    percentile,
+    poisson_times,
+    stream_together,
+)
+from tests.bench.processes import running
+from tests.bench.random_gguf import Size, write_random_gguf
+from tests.bench.report import Result, judge, skip
+
+from farthing.kit.testing import free_port
+
+SLOT_COUNT = 16
+CONTEXT = 1_024
+END_IDS = (0,)
+_SHORT, _LONG = 48, 64
+# What libgomp spins when nobody sets GOMP_SPINCOUNT (its manual: 300,000 with no wait policy).
+_DEFAULT_SPIN = "300000"
+
+
+def make_model(folder: Path) -> Path:
+    """107 million parameters in Q4_0."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return write_random_gguf(folder / "bench-bytes-q4_0.gguf", Size(), quantized=True)
+
+
+@asynccontextmanager
+async def serving(
+    model: Path, work: Path, *, slots: int = SLOT_COUNT, threads: int = 1, **env: str
+) -> AsyncIterator[GrpcCaller]:
+    """The service as it ships, alone, and a caller of it."""
+    address = f"127.0.0.1:{free_port()}"
+    settings = {
+        "FARTHING_EDGE_MODEL": str(model),
+        "FARTHING_EDGE_MODEL_NAME": "bench",
+        "FARTHING_EDGE_CONTEXT": str(CONTEXT),
+        "FARTHING_EDGE_SLOTS": str(slots),
+        "FARTHING_EDGE_THREADS": str(threads),
+        "FARTHING_DATA_DIR": str(work / address),
+        **env,
+    }
+    with running("farthing.edge", address, settings, log=work / f"{address}.log"):
+        caller = GrpcCaller(address, "bench", END_IDS)
+        try:
+            yield caller
+        finally:
+            await caller.close()
+
+
+async def measure_throughput(model: Path, work: Path, rounds: int) -> list[Result]:
+    """Generated tokens per second of ours over llama-server's and over `Llama`'s."""
+    results: list[Result] = []
+    async with AsyncExitStack() as stack:
+        ours = await stack.enter_async_context(serving(model, work))
+        alone = stack.enter_context(_high_level(model))
+        theirs: LlamaServerCaller | None = None
+        try:
+            server = stack.enter_context(
+                running_server(
+                    install(), model, slot_count=SLOT_COUNT, context_length=CONTEXT,
+                    thread_count=1, log=work / "llama-server.log",
+                )  # fmt: skip
+            )
+        except NoPeer as error:
+            print(f"\n*** NOT COMPARED WITH LLAMA-SERVER: {error} ***\n", file=sys.stderr)
+            why = str(error)
+        else:
+            theirs = LlamaServerCaller(server.url)
+            stack.push_async_callback(theirs.close)
+            print(f"llama-server: {server.version}, kernels for {server.variant}")
+        await stream_together(ours, SLOT_COUNT, max_tokens=8)
+        for count in (1, 4, 8, SLOT_COUNT):
+            mine, peers, ratios = [], [], []
+            for number in range(rounds):
+                turns = [(ours, mine)] if theirs is None else [(ours, mine), (theirs, peers)]
+                for caller, kept in turns if number % 2 else reversed(turns):
+                    rate, _ = await stream_together(caller, count, max_tokens=_SHORT)
+                    kept.append(rate)
+            at = f"at {count} streams"
+            results.append(Result(f"edge tokens per second {at}", statistics.median(mine), "1/s"))
+            name = f"edge over C++ llama-server {at}"
+            if theirs is None:
+                results.append(skip(name, ">= 0.95", why))
+                continue
+            ratios = [a / b for a, b in zip(mine, peers, strict=True)]
+            results += [
+                Result(f"llama-server tokens per second {at}", statistics.median(peers), "1/s"),
+                judge(name, statistics.median(ratios), "x", ">= 0.95"),
+            ]
+        ratios = []
+        for _ in range(rounds):
+            rate, _ = await stream_together(ours, 8, max_tokens=_SHORT)
+            ratios.append(rate / await asyncio.to_thread(alone, 4, _SHORT))
+        results.append(
+            judge("edge at 8 streams over Llama of llama-cpp-python", statistics.median(ratios), "x", ">= 2.2")
+        )  # fmt: skip
+    return results
+
+
+async def measure_neighbours(model: Path, work: Path, rounds: int) -> list[Result]:
+    """Two threads beside four busy processes: ours against the same with libgomp's default spinning."""
+    async with AsyncExitStack() as stack:
+        ours = await stack.enter_async_context(serving(model, work, threads=2))
+        default = await stack.enter_async_context(
+            serving(model, work, threads=2, GOMP_SPINCOUNT=_DEFAULT_SPIN)
+        )
+        stack.enter_context(_busy_neighbours(4))
+        mine, others = [], []
+        for _ in range(rounds):
+            mine.append((await stream_together(ours, 4, max_tokens=16))[0])
+            others.append((await stream_together(default, 4, max_tokens=16))[0])
+    ratios = [a / b for a, b in zip(mine, others, strict=True)]
+    name = "beside 4 busy processes, 2 threads, 4 streams"
+    return [
+        Result(f"edge tokens per second {name}", statistics.median(mine), "1/s"),
+        Result(f"default spinning, tokens per second {name}", statistics.median(others), "1/s"),
+        judge(f"edge over default spinning {name}", statistics.median(ratios), "x", ">= 3"),
+    ]
+
+
+async def measure_reuse(model: Path, work: Path, rounds: int) -> list[Result]:
+    """First token behind 512 tokens that another request of the tenant had, over one that nobody had."""
+    async with serving(model, work) as ours:
+        known = make_prompt(512)
+        await ours(Ask(make_prompt(544, known), 2))
+        fresh, reused = [], []
+        for _ in range(2 * rounds):
+            fresh.append((await ours(Ask(make_prompt(544), 2))).first_s)
+            reused.append((await ours(Ask(make_prompt(544, known), 2))).first_s)
+    ratios = [a / b for a, b in zip(reused, fresh, strict=True)]
+    return [
+        Result("first token after 544 new tokens", 1000 * statistics.median(fresh), "ms"),
+        Result("first token after 512 known and 32 new tokens", 1000 * statistics.median(reused), "ms"),
+        judge("first token with a shared beginning over without", statistics.median(ratios), "x", "<= 0.25"),
+    ]  # fmt: skip
+
+
+async def measure_latency(model: Path, work: Path, request_count: int) -> list[Result]:
+    """Arrivals at 80 % of what the service can do: first tokens against one request at a time; classes apart."""
+    results: list[Result] = []
+    async with AsyncExitStack() as stack:
+        ours = await stack.enter_async_context(serving(model, work))
+        alone = await stack.enter_async_context(serving(model, work, slots=1))
+        capacity, _ = await stream_together(ours, 2 * SLOT_COUNT, max_tokens=_LONG)
+        rate = 0.8 * capacity / _LONG
+        asks = [Ask(make_prompt(), _LONG) for _ in range(request_count)]
+        times = poisson_times(rate, request_count, seed=5)
+        batched = _first_ms(await arrive(ours, asks, times))
+        asks = [Ask(make_prompt(), _LONG) for _ in range(request_count)]
+        queued = _first_ms(await arrive(alone, asks, times))
+        at = f"{rate:.2f} requests/s, 80 % of capacity"
+        results += [
+            Result(f"p99 first token, {at}", percentile(batched, 99), "ms"),
+            Result(f"p99 first token, one at a time, {at}", percentile(queued, 99), "ms"),
+            judge(
+                "p99 first token over one at a time",
+                percentile(batched, 99) / percentile(queued, 99), "x", "<= 0.5",
+            ),
+        ]  # fmt: skip
+        results += await _measure_classes(ours, capacity, request_count)
+    return results
+
+
+async def _measure_classes(ours: GrpcCaller, capacity: float, request_count: int) -> list[Result]:
+    """Interactive requests at a third of capacity, without and with as much of the batch class as there is room for."""
+    rate = capacity / _LONG / 3
+    times = poisson_times(rate, request_count, seed=6)
+
+    async def interactive() -> list[float]:
+        asks = [Ask(make_prompt(), _LONG, "INTERACTIVE") for _ in range(request_count)]
+        return _first_ms(await arrive(ours, asks, times))
+
+    async def saturate() -> None:
+        while True:
+            await ours(Ask(make_prompt(), 4 * _LONG, "BATCH"))
+
+    quiet = await interactive()
+    load = [asyncio.create_task(saturate()) for _ in range(2 * SLOT_COUNT)]
+    await asyncio.sleep(1.0)
+    beside = await interactive()
+    for task in load:
+        task.cancel()
+    await asyncio.gather(*load, return_exceptions=True)
+    return [
+        Result("p99 first token, interactive alone", percentile(quiet, 99), "ms"),
+        Result("p99 first token, interactive beside saturating batch", percentile(beside, 99), "ms"),
+        Result("p50 first token, interactive alone", percentile(quiet, 50), "ms"),
+        Result("p50 first token, interactive beside saturating batch", percentile(beside, 50), "ms"),
+        judge(
+            "p99 first token of interactive beside saturating batch over alone",
+            percentile(beside, 99) / percentile(quiet, 99), "x", "<= 1.2",
+        ),
+    ]  # fmt: skip
+
+
+async def measure_overhead(model: Path, work: Path, rounds: int) -> list[Result]:
+    """What gRPC, the engine's process and the scheduler add to a step of 8 rows: time between tokens over bare steps."""
+    served, bare = [], []
+    async with serving(model, work) as ours:
+        with _bare_steps(model) as step_ms:
+            for _ in range(rounds):
+                _, answers = await stream_together(ours, 8, max_tokens=96)
+                served.append(_interval_ms(answers))
+                bare.append(await asyncio.to_thread(step_ms, 8, 64))
+    shares = [100 * (a - b) / a for a, b in zip(served, bare, strict=True)]
+    return [
+        Result("time between tokens at 8 streams", statistics.median(served), "ms"),
+        Result("the library's step of 8 rows", statistics.median(bare), "ms"),
+        judge("all that is not the library's step, at 8 streams", statistics.median(shares), "%", "<= 5"),
+    ]  # fmt: skip
+
+
+def _first_ms(answers: Sequence[Answered]) -> list[float]:
+    return [1000 * answer.first_s for answer in answers]
+
+
+def _interval_ms(answers: Sequence[Answered]) -> float:
+    """Median time between a stream's tokens while all streams run; the first ones wait for other prompts."""
+    begun = max(answer.told_s[0] for answer in answers)
+    ended = min(answer.told_s[-1] for answer in answers)
+    spans = [
+        1000 * (later - earlier)
+        for answer in answers
+        for earlier, later in zip(answer.told_s, answer.told_s[1:], strict=False)
+        if begun < earlier and later < ended
+    ]
+    return statistics.median(spans)
+
+
+@contextmanager
+def _lines(command: list[str]) -> Iterator[Callable[[object], dict[str, float]]]:
+    """A process that answers each line of JSON with one."""
+    process = subprocess.Popen(
+        [sys.executable, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, text=True, env={**os.environ, "GOMP_SPINCOUNT": "10000"},
+    )  # fmt: skip
+    assert process.stdin is not None and process.stdout is not None
+    stdin, stdout = process.stdin, process.stdout
+
+    def ask(what: object) -> dict[str, float]:
+        stdin.write(json.dumps(what) + "\n")
+        stdin.flush()
+        answer: dict[str, float] = json.loads(stdout.readline())
+        return answer
+
+    try:
+        yield ask
+    finally:
+        stdin.close()
+        stdout.close()
+        process.wait(30)
+
+
+@contextmanager
+def _high_level(model: Path) -> Iterator[Callable[[int, int], float]]:
+    with _lines(["-m", "tests.bench.engines.high_level", str(model), str(CONTEXT), "1"]) as ask:
+
+        def measure(count: int, max_tokens: int) -> float:
+            prompts = [make_prompt() for _ in range(count)]
+            return ask({"prompts": prompts, "max_tokens": max_tokens})["tokens_per_second"]
+
+        yield measure
+
+
+@contextmanager
+def _bare_steps(model: Path) -> Iterator[Callable[[int, int], float]]:
+    with _lines(["-m", "tests.bench.engines.bare_steps", str(model), str(CONTEXT), "1"]) as ask:
+        yield lambda rows, count: ask(
+            {"rows": rows, "start": PROMPT_TOKENS, "count": count}
+        )["step_ms"]
+
+
+@contextmanager
+def _busy_neighbours(count: int) -> Iterator[None]:
+    with ExitStack() as stack:
+        for _ in range(count):
+            process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+        yield
