@@ -77,7 +77,7 @@ imports: setup ## Check which part may import which
 
 # -- heavier work ------------------------------------------------------------------------
 
-.PHONY: engine-wheel chaos bench-router bench-edge bench-gpu models
+.PHONY: engine-wheel chaos bench-router bench-engines bench-edge bench-gpu models
 engine-wheel: setup ## Build the engine as a wheel that runs on other processors too, into dist/
 	@$(PREPARE) engine-wheel
 
@@ -86,6 +86,9 @@ chaos: setup ## Kill, pause and cut while it serves, ROUNDS times over; money mu
 
 bench-router: setup ## Measure what router and gateway add to a request, beside LiteLLM's proxy
 	@exec $(BIN)/python -m tests.bench.router $(ARGS)
+
+bench-engines: setup ## Measure both engines through gRPC, beside their libraries' own servers (ARGS=throughput ...)
+	@exec $(BIN)/python -m tests.bench.engines $(ARGS)
 
 bench-edge: setup ## Measure steps of the edge engine (ARGS=layout, mixed, drafts, copies, sampling or share)
 	@exec $(BIN)/python -m tests.bench.edge_engine $(or $(ARGS),share)

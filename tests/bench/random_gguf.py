@@ -70,7 +70,9 @@ def _write(path: Path, size: Size) -> None:
     writer.add_token_list(["<|end|>", *pieces, *others])
     kinds = gguf.TokenType
     writer.add_token_types([kinds.CONTROL, *[kinds.NORMAL] * (size.vocab_size - 1)])
-    writer.add_token_merges(["\u0100 \u0101"])  # the loader refuses an empty list; no text has these two
+    writer.add_token_merges(
+        ["\u0100 \u0101"]
+    )  # the loader refuses an empty list; no text has these two
     writer.add_eos_token_id(0)
     writer.add_bos_token_id(0)
     writer.add_add_bos_token(False)

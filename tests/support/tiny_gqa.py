@@ -16,13 +16,15 @@ from tests.support.tiny_onnx import (
     save_model,
 )
 
+_WIDE = Shape(head=16)
+
 
 def save_grouped_model(
     folder: Path,
     *,
     dtype: type[np.floating[Any]] = np.float32,
     packed: bool = True,
-    shape: Shape = Shape(head=16),
+    shape: Shape = _WIDE,
 ) -> TinyDecoder:
     """Writes a whole folder; `packed`: queries, keys and values are one projection."""
     decoder = save_model(folder, dtype=dtype, shape=shape)

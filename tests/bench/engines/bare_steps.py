@@ -38,7 +38,9 @@ def main(path: str, context_length: int, thread_count: int) -> None:
             backend.step([SlotWork(slot, 0, [5] * asked["start"])]).best()
         times_ms.clear()
         for place in range(asked["count"]):
-            work = [SlotWork(slot, asked["start"] + place, [7]) for slot in range(asked["rows"])]
+            work = [
+                SlotWork(slot, asked["start"] + place, [7]) for slot in range(asked["rows"])
+            ]
             backend.step(work).best()
         sys.stdout.write(json.dumps({"step_ms": statistics.median(times_ms)}) + "\n")
         sys.stdout.flush()

@@ -32,7 +32,9 @@ async def serving(model: Path, work: Path, *, slots: int) -> AsyncIterator[GrpcC
         "FARTHING_CLOUD_DEVICE": "cpu",
         "FARTHING_CLOUD_SLOTS": str(slots),
         "FARTHING_CLOUD_THREADS": "1",
-        "FARTHING_DATA_DIR": str(work / "cloud"),  # the rewritten graph is kept for the second service
+        "FARTHING_DATA_DIR": str(
+            work / "cloud"
+        ),  # the rewritten graph is kept for the second service
     }
     with running("farthing.cloud", address, settings, log=work / f"{address}.log"):
         caller = GrpcCaller(address, "bench", (0,))

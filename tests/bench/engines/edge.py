@@ -17,6 +17,7 @@ from tests.bench.engines.load import (
     PROMPT_TOKENS,
     Answered,
     Ask,
+    Caller,
     GrpcCaller,
     LlamaServerCaller,
     arrive,
@@ -78,8 +79,12 @@ async def measure_throughput(model: Path, work: Path, rounds: int) -> list[Resul
         try:
             server = stack.enter_context(
                 running_server(
-                    install(), model, slot_count=SLOT_COUNT, context_length=CONTEXT,
-                    thread_count=1, log=work / "llama-server.log",
+                    install(),
+                    model,
+                    slot_count=SLOT_COUNT,
+                    context_length=CONTEXT,
+                    thread_count=1,
+                    log=work / "llama-server.log",
                 )  # fmt: skip
             )
         except NoPeer as error:
@@ -91,14 +96,18 @@ async def measure_throughput(model: Path, work: Path, rounds: int) -> list[Resul
             print(f"llama-server: {server.version}, kernels for {server.variant}")
         await stream_together(ours, SLOT_COUNT, max_tokens=8)
         for count in (1, 4, 8, SLOT_COUNT):
-            mine, peers, ratios = [], [], []
+            mine, peers, ratios = list[float](), list[float](), list[float]()
             for number in range(rounds):
-                turns = [(ours, mine)] if theirs is None else [(ours, mine), (theirs, peers)]
+                turns: list[tuple[Caller, list[float]]] = [(ours, mine)]
+                if theirs is not None:
+                    turns.append((theirs, peers))
                 for caller, kept in turns if number % 2 else reversed(turns):
                     rate, _ = await stream_together(caller, count, max_tokens=_SHORT)
                     kept.append(rate)
             at = f"at {count} streams"
-            results.append(Result(f"edge tokens per second {at}", statistics.median(mine), "1/s"))
+            results.append(
+                Result(f"edge tokens per second {at}", statistics.median(mine), "1/s")
+            )
             name = f"edge over C++ llama-server {at}"
             if theirs is None:
                 results.append(skip(name, ">= 0.95", why))
@@ -182,7 +191,9 @@ async def measure_latency(model: Path, work: Path, request_count: int) -> list[R
     return results
 
 
-async def _measure_classes(ours: GrpcCaller, capacity: float, request_count: int) -> list[Result]:
+async def _measure_classes(
+    ours: GrpcCaller, capacity: float, request_count: int
+) -> list[Result]:
     """Interactive requests at a third of capacity, without and with as much of the batch class as there is room for."""
     rate = capacity / _LONG / 3
     times = poisson_times(rate, request_count, seed=6)
@@ -215,7 +226,7 @@ async def _measure_classes(ours: GrpcCaller, capacity: float, request_count: int
 
 
 async def measure_overhead(model: Path, work: Path, rounds: int) -> list[Result]:
-    """What gRPC, the engine's process and the scheduler add to a step of 8 rows: time between tokens over bare steps."""
+    """What gRPC, process and scheduler add to a step of 8 rows: time between tokens over bare steps."""
     served, bare = [], []
     async with serving(model, work) as ours:
         with _bare_steps(model) as step_ms:
@@ -286,9 +297,9 @@ def _high_level(model: Path) -> Iterator[Callable[[int, int], float]]:
 @contextmanager
 def _bare_steps(model: Path) -> Iterator[Callable[[int, int], float]]:
     with _lines(["-m", "tests.bench.engines.bare_steps", str(model), str(CONTEXT), "1"]) as ask:
-        yield lambda rows, count: ask(
-            {"rows": rows, "start": PROMPT_TOKENS, "count": count}
-        )["step_ms"]
+        yield lambda rows, count: ask({"rows": rows, "start": PROMPT_TOKENS, "count": count})[
+            "step_ms"
+        ]
 
 
 @contextmanager

@@ -30,7 +30,10 @@ def make_model(folder: Path) -> Path:
     if (place / "genai_config.json").exists():
         return place
     decoder = save_grouped_model(place, shape=SHAPE)
-    names = {"past_key_names": "past_key_values.%d.key", "past_value_names": "past_key_values.%d.value"}
+    names = {
+        "past_key_names": "past_key_values.%d.key",
+        "past_value_names": "past_key_values.%d.value",
+    }
     grown = {"present_key_names": "present.%d.key", "present_value_names": "present.%d.value"}
     config = {
         "model": {
@@ -51,7 +54,9 @@ def make_model(folder: Path) -> Path:
 
 
 @contextmanager
-def running_worker(model: Path, thread_count: int) -> Iterator[Callable[[dict[str, Any]], float]]:
+def running_worker(
+    model: Path, thread_count: int
+) -> Iterator[Callable[[dict[str, Any]], float]]:
     """Asks a process of genai's; NoPeer when it cannot be had, and for what it cannot do."""
     python = _install()
     with subprocess.Popen(

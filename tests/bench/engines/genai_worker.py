@@ -1,6 +1,6 @@
 """onnxruntime-genai, in an environment of its own: for each line of JSON it answers how fast it was.
 
-`python genai_worker.py FOLDER THREADS`. Lines in: {"kind": "generator", "rows", "prompt", "tokens"}, all rows together, or
+`python genai_worker.py FOLDER THREADS`. Lines in: {"kind": "generator", "rows", "prompt", "tokens"}, all rows at once, or
 {"kind": "engine", "at_s": [...], "prompt", "tokens"}, a request at each of these seconds.
 """
 
@@ -14,15 +14,17 @@ from typing import Any
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-import numpy as np  # noqa: E402
-import onnxruntime_genai as og  # noqa: E402  after the variable is set
+import numpy as np
+import onnxruntime_genai as og
 
 
 def run_generator(model: Any, rows: int, prompt: int, tokens: int) -> float:
     """Tokens per second of a batch that begins and ends together."""
     length = prompt + tokens
     params = og.GeneratorParams(model)
-    params.set_search_options(do_sample=False, max_length=length, min_length=length, batch_size=rows)
+    params.set_search_options(
+        do_sample=False, max_length=length, min_length=length, batch_size=rows
+    )
     prompts = np.random.default_rng(rows).integers(5, 200, (rows, prompt), np.int32)
     started_s = time.monotonic()
     generator = og.Generator(model, params)
@@ -63,7 +65,9 @@ def run_engine(model: Any, at_s: list[float], prompt: int, tokens: int) -> float
             if flags & int(og.EngineEventFlags.FAILED.value):
                 raise RuntimeError(f"the engine failed: {event.error_code}")
             if flags & int(og.EngineEventFlags.TURN_FINISHED.value):
-                ended = next(one for one in live if one is event.request or one == event.request)
+                ended = next(
+                    one for one in live if one is event.request or one == event.request
+                )
                 live.remove(ended)
                 ended.close()
     return count / (time.monotonic() - started_s)
@@ -73,7 +77,14 @@ def main(folder: str, thread_count: int) -> None:
     """Answers until stdin ends."""
     config = og.Config(folder)
     options = {"session_options": {"intra_op_num_threads": thread_count}}
-    config.overlay(json.dumps({"model": {"decoder": options}, "engine": {"static_batching": {"max_batch_size": 16}}}))
+    config.overlay(
+        json.dumps(
+            {
+                "model": {"decoder": options},
+                "engine": {"static_batching": {"max_batch_size": 16}},
+            }
+        )
+    )
     model = og.Model(config)
     for line in sys.stdin:
         asked = json.loads(line)
@@ -81,7 +92,9 @@ def main(folder: str, thread_count: int) -> None:
         try:
             run = run_generator if kind == "generator" else run_engine
             answer: dict[str, Any] = {"tokens_per_second": run(model, **asked)}
-        except Exception as error:  # told to the benchmark, which says what it could not compare
+        except (
+            Exception
+        ) as error:  # told to the benchmark, which says what it could not compare
             answer = {"error": f"{type(error).__name__}: {error}"}
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()

@@ -12,7 +12,11 @@ import llama_cpp
 def main(path: str, context_length: int, thread_count: int) -> None:
     """Lines in: {"prompts": [...], "max_tokens": n}. Lines out: {"tokens_per_second": x}."""
     model = llama_cpp.Llama(
-        path, n_ctx=context_length, n_threads=thread_count, n_threads_batch=thread_count, verbose=False
+        path,
+        n_ctx=context_length,
+        n_threads=thread_count,
+        n_threads_batch=thread_count,
+        verbose=False,
     )
     bias = {model.token_eos(): -100.0}
     for line in sys.stdin:
@@ -20,7 +24,7 @@ def main(path: str, context_length: int, thread_count: int) -> None:
         started_s = time.monotonic()
         count = 0
         for prompt in asked["prompts"]:
-            model.reset()
+            model.reset()  # type: ignore[no-untyped-call]
             answer = model.create_completion(
                 prompt, max_tokens=asked["max_tokens"], temperature=0, logit_bias=bias
             )

@@ -1,4 +1,4 @@
-"""The peer: llama.cpp's own server in C++, from a newer Debian suite, unpacked aside with the loader it was built for."""
+"""The peer: llama.cpp's own server from a newer Debian suite, unpacked aside with its own loader."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Server:
 
 
 def install() -> Path:
-    """The folder that Debian's packages are unpacked in; apt checks them against Debian's keyring. NoPeer if it cannot."""
+    """The folder of Debian's unpacked packages, which apt checks against Debian's keyring. NoPeer if it cannot."""
     root = _PLACE / "root"
     if (root / "usr/bin/llama-server").exists():
         return root
@@ -76,7 +76,13 @@ def install() -> Path:
 
 @contextmanager
 def running_server(
-    root: Path, model: Path, *, slot_count: int, context_length: int, thread_count: int, log: Path
+    root: Path,
+    model: Path,
+    *,
+    slot_count: int,
+    context_length: int,
+    thread_count: int,
+    log: Path,
 ) -> Iterator[Server]:
     """llama-server with this model and as many slots, until the block ends."""
     libraries = next((root / "usr/lib").glob("*-linux-gnu"))
@@ -90,7 +96,11 @@ def running_server(
     ]  # fmt: skip
     env = {"GGML_BACKEND_PATH": str(backends / f"libggml-cpu-{variant}.so")}
     version = subprocess.run(
-        [*program, "--version"], env={**os.environ, **env}, capture_output=True, text=True, check=True
+        [*program, "--version"],
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     command = [
         *program, "-m", str(model), "-np", str(slot_count), "-c", str(slot_count * context_length),
@@ -98,7 +108,9 @@ def running_server(
         "--port", str(port), "--threads-http", "2",
     ]  # fmt: skip
     url = f"http://127.0.0.1:{port}"
-    with started(command, env, log=log, ready=lambda: answers_http(f"{url}/health"), wait_s=120):
+    with started(
+        command, env, log=log, ready=lambda: answers_http(f"{url}/health"), wait_s=120
+    ):
         said = (version.stdout + version.stderr).strip().splitlines()
         yield Server(url, said[0] if said else "unknown", variant)
 

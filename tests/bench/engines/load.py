@@ -52,7 +52,11 @@ Caller = Callable[[Ask], Awaitable[Answered]]
 def make_prompt(token_count: int = PROMPT_TOKENS, beginning: str = "") -> str:
     """Letters that no prompt before had, behind a beginning that others may have."""
     letters = "".join(_draw.choices(string.ascii_letters, k=token_count - len(beginning)))
-    return f"{beginning}{next(_numbers):04d}{letters[4:]}" if len(letters) > 4 else beginning + letters
+    return (
+        f"{beginning}{next(_numbers):04d}{letters[4:]}"
+        if len(letters) > 4
+        else beginning + letters
+    )
 
 
 class GrpcCaller:
@@ -118,10 +122,13 @@ class LlamaServerCaller:
 
 
 async def stream_together(
-    caller: Caller, count: int, *, max_tokens: int, prompt_tokens: int = PROMPT_TOKENS
+    caller: Caller, count: int, *, max_tokens: int, priority: str = "BATCH"
 ) -> tuple[float, list[Answered]]:
-    """`count` requests sent at once: generated tokens per second until the last has ended, and the answers."""
-    asks = [Ask(make_prompt(prompt_tokens), max_tokens) for _ in range(count)]
+    """`count` requests sent at once: generated tokens per second until the last has ended, and the answers.
+
+    Of the batch class, whose steps are the longest: what is measured is how much there is, not how soon.
+    """
+    asks = [Ask(make_prompt(), max_tokens, priority) for _ in range(count)]
     started_s = time.monotonic()
     answers = await asyncio.gather(*(caller(ask) for ask in asks))
     total = sum(answer.token_count for answer in answers)

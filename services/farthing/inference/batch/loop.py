@@ -110,6 +110,11 @@ class BatchLoop:
         """Whether nobody waits or runs."""
         return not self._jobs
 
+    @property
+    def crowd(self) -> tuple[int, int, int]:
+        """Differs whenever somebody came, began, gave way or left."""
+        return len(self._jobs), self.totals.prompt_count, self.totals.pause_count
+
     def occupancy(self) -> Occupancy:
         """How full the engine is."""
         return self._scheduler.occupancy(self._now_us())

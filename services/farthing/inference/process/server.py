@@ -65,7 +65,8 @@ class EngineServer:
         self._stopping = threading.Event()
         self._step_started_ns = 0
         self._load = inference_pb2.LoadReport(state=inference_pb2.ENGINE_STATE_READY)
-        self._reported_s = 0.0
+        self._reported_s = self._noted_s = 0.0
+        self._crowd = (0, 0, 0)
 
     def run(self, load: Callable[[], LoadedEngine]) -> None:
         """Load, say so, serve. What cannot be loaded is said instead, and that is the end."""
@@ -112,8 +113,14 @@ class EngineServer:
             if not busy:
                 self._note_load()
                 self._wait()
-            elif time.monotonic() - self._reported_s >= _REPORT_S:
-                self._note_load()
+            else:
+                since_s = time.monotonic() - self._noted_s
+                crowd = self._loop.crowd
+                if since_s >= _LONGEST_REPORT_S or (
+                    since_s >= _REPORT_S and crowd != self._crowd
+                ):
+                    self._crowd = crowd
+                    self._note_load()
 
     def _take_in(self) -> None:
         try:
@@ -138,6 +145,7 @@ class EngineServer:
             self._loop.weights,
             self._loop.totals,
         )
+        self._noted_s = time.monotonic()
         self._send_report()
 
     def _emit(self, emissions: Sequence[Emission]) -> None:
