@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,8 +48,7 @@ class SlotLayout:
     cuts_freely: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class SlotWork:
+class SlotWork(NamedTuple):
     """Tokens to append to one slot in a step; at least one.
 
     The slot holds `start` tokens or more; what it holds beyond is dropped first. Logits are wanted after each of the

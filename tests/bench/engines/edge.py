@@ -85,7 +85,7 @@ async def measure_throughput(model: Path, work: Path, rounds: int) -> list[Resul
                     context_length=CONTEXT,
                     thread_count=1,
                     log=work / "llama-server.log",
-                )  # fmt: skip
+                )
             )
         except NoPeer as error:
             print(f"\n*** NOT COMPARED WITH LLAMA-SERVER: {error} ***\n", file=sys.stderr)

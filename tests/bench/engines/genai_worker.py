@@ -1,6 +1,6 @@
 """onnxruntime-genai, in an environment of its own: for each line of JSON it answers how fast it was.
 
-`python genai_worker.py FOLDER THREADS`. Lines in: {"kind": "generator", "rows", "prompt", "tokens"}, all rows at once, or
+`python genai_worker.py FOLDER THREADS`. Lines in: {"kind": "generator", "rows", "prompt", "tokens"}, all at once, or
 {"kind": "engine", "at_s": [...], "prompt", "tokens"}, a request at each of these seconds.
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 _FORGET = 0.995  # the last 200 steps or so count: throttling and neighbours come and go
 _FIRST_VARIANCE = 1e6
@@ -14,8 +15,7 @@ _TOKEN_UNIT = 0.1
 _KV_UNIT = 0.001
 
 
-@dataclass(frozen=True, slots=True)
-class StepSize:
+class StepSize(NamedTuple):
     """What a step computes: prompt tokens, generated tokens, and tokens of key-value state read for them.
 
     A token reads all that come before its sequence's part of the step: `kv_count` is the sum of those.

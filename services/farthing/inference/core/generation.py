@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from farthing.inference.batch_backend import Logits
 from farthing.inference.core.detokenize import Detokenizer
@@ -17,8 +17,7 @@ from farthing.inference.core.sampling import Constraint, Sampler, likeliest, log
 from farthing.inference.core.stop import StopMatcher
 
 
-@dataclass(frozen=True, slots=True)
-class Drawn:
+class Drawn(NamedTuple):
     """What a token brought: the token, what to show, and why the answer ended, if it did.
 
     A token that ends the answer is not part of it, unless the answer ended for its length.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from farthing.inference.batch_backend import ChatMessage
 from farthing.inference.core.priority import Priority
@@ -91,8 +92,7 @@ class EngineUsage:
         return self.prefill_us + self.decode_us
 
 
-@dataclass(frozen=True, slots=True)
-class TokenEvent:
+class TokenEvent(NamedTuple):
     """More of the answer: all tokens that were ready. `text` may be empty, and so may the count."""
 
     text: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any, Protocol
 
 import numpy as np
@@ -60,8 +61,8 @@ class Sampler:
             logits[self._biased] += self._biases
         if constraint is not None:
             constraint.mask(logits)
-        best = int(np.argmax(logits))
-        if not np.isfinite(logits[best]):
+        best = int(logits.argmax())
+        if not isfinite(logits[best]):
             raise Internal(
                 "The model gave no token that may come next.", reason="NO_TOKEN_POSSIBLE"
             )

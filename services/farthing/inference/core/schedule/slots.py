@@ -85,7 +85,9 @@ class SlotTable:
 
     def note_held(self, row: Row) -> None:
         """The row's `held_count` or chain has changed."""
-        self._index.hold(row.slot, row.chain[: row.held_count // BLOCK_TOKEN_COUNT])
+        block_count = row.held_count // BLOCK_TOKEN_COUNT
+        if len(self._index.chain_of(row.slot)) != min(block_count, len(row.chain)):
+            self._index.hold(row.slot, row.chain[:block_count])
 
     def leave(self, row: Row) -> None:
         """Take the row out of its slot, which keeps what it holds."""
