@@ -42,7 +42,7 @@ def onnx_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def leftovers(store_root: Path) -> list[str]:
-    return [p.name for p in (store_root / "incoming").iterdir()]
+    return [p.name for p in (store_root / "incoming").glob("*")]
 
 
 def test_a_gguf_file_is_found_by_its_name_and_hash(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,9 @@ def read_card(artefact: Artefact) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return read_object(path, MOST_CARD_BYTES)
+        card = read_object(path, MOST_CARD_BYTES)
+        json.dumps(card, ensure_ascii=False).encode()  # half a surrogate pair is no text
+        return card
     except ValueError as error:
         raise InvalidArgument(
             f"{path} {error}; correct or remove it",

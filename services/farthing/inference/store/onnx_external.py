@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import posixpath
 from pathlib import Path
 
 from farthing.inference.store.onnx_folder import invalid_folder
 from farthing.inference.store.onnx_wire import all_tensors, map_graph
+from farthing.inference.store.plain_paths import place_inside
 from farthing.kit.errors import InvalidArgument
 
 _MOST_FILE_COUNT = 10_000
@@ -20,7 +20,7 @@ def external_files(graph: Path) -> list[Path]:
     ends = _read_ends(graph)
     found = []
     for location, end_bytes in sorted(ends.items()):
-        path = graph.parent / _require_beside(graph, location)
+        path = _place_beside(graph, location)
         if not path.is_file():
             raise invalid_folder(
                 graph.parent,
@@ -59,16 +59,15 @@ def _read_ends(graph: Path) -> dict[str, int]:
     return ends
 
 
-def _require_beside(graph: Path, location: str) -> str:
-    """The location as a plain relative path; the graph of a stranger may ask for any file of this machine."""
-    normal = posixpath.normpath(location)
-    plain = location.isprintable() and "\\" not in location and not normal.startswith("/")
-    if not location or not plain or normal == "." or ".." in normal.split("/"):
+def _place_beside(graph: Path, location: str) -> Path:
+    """The file meant; the graph of a stranger may ask for any file of this machine."""
+    try:
+        return place_inside(graph.parent, location)
+    except ValueError:
         raise InvalidArgument(
             f"{graph.name} keeps weights in {location[:80]!r}, which is not beside it; export it again with its "
             "weights in its own folder",
             field="source",
             reason="MODEL_CORRUPT",
             metadata={"path": str(graph)},
-        )
-    return normal
+        ) from None
