@@ -87,6 +87,7 @@ class Upkeep:
                     self._forget_names(name for names in leaving.values() for name in names)
             if wishes.dry_run:
                 return Freed(tuple(what), freed_bytes(found))
+            self._sweep()
             freed, trash = self._take_out(found)
         _delete(trash)
         return Freed(tuple(what), freed)
@@ -132,6 +133,13 @@ class Upkeep:
         for folder in sorted(contents.answers.glob("*")):
             if folder.is_dir() and folder.name not in present:
                 yield folder, f"answers of removed model {folder.name[:12]}…"
+
+    def _sweep(self) -> None:
+        """Removes what a process left that was killed while it replaced a card or a name."""
+        contents = self._contents
+        for folder in (contents.names, *(contents.folder(d) for d in contents.list_digests())):
+            for unfinished in folder.glob(".*.json.*"):
+                unfinished.unlink(missing_ok=True)
 
     def _choose_leaving(
         self, limit_bytes: int, keep: Collection[str], gone: set[Path]
