@@ -23,28 +23,35 @@ from farthing.inference.store.http_fetch import Download, Downloaded, HttpFetche
 from farthing.inference.store.http_open import is_url, parse_url, public_form
 from farthing.inference.store.hub import Hub
 from farthing.inference.store.hub_files import HubId, parse_hub_id
+from farthing.inference.store.node_fetch import NodeSources
+from farthing.inference.store.nodes import parse_node_source
 from farthing.inference.store.publish import Origin
 from farthing.inference.store.sharing import link_stored, take_over
-from farthing.inference.store.workplaces import private_folder, shared_folder
-from farthing.kit.errors import InvalidArgument, Unimplemented
+from farthing.inference.store.workplaces import private_folder, shared_folder, used_up
+from farthing.kit.errors import InvalidArgument
 
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _GGUF = b"GGUF"
 
 
 class Sources:
-    """Everything that is not another node. `make_fetcher` gives a fetcher for one source."""
+    """Every kind of source. `make_fetcher` gives a fetcher for one of them."""
 
     def __init__(
-        self, contents: Contents, hub: Hub, make_fetcher: Callable[[], HttpFetcher]
+        self,
+        contents: Contents,
+        hub: Hub,
+        make_fetcher: Callable[[], HttpFetcher],
+        nodes: NodeSources,
     ) -> None:
         self._contents, self._hub, self._make_fetcher = contents, hub, make_fetcher
+        self._nodes = nodes
 
     @contextmanager
     def obtain(
-        self, source: str | Path, sha256: str, report: ProgressCallback
+        self, source: str | Path, sha256: str, report: ProgressCallback, *, local: bool = True
     ) -> Iterator[Origin]:
-        """The model of a source, on disk while the block runs.
+        """The model of a source, on disk while the block runs; paths of this machine only with `local`.
 
         A download that breaks off stays for the next try; one that was delivered is gone after the block.
         """
@@ -58,11 +65,22 @@ class Sources:
             with self._from_url(text, sha256.lower(), report) as origin:
                 yield origin
             return
+        if (there := parse_node_source(text)) is not None:
+            node, name = there
+            with self._nodes.obtain(name, [node], report) as origin:
+                yield origin
+            return
         hub_id = parse_hub_id(text)
-        if hub_id is not None and not path.exists():
+        if hub_id is not None and not (local and path.exists()):
             with self._from_hub(hub_id, report) as origin:
                 yield origin
             return
+        if not local:
+            raise InvalidArgument(
+                "source is none that a node fetches; write an http(s) address, a hub id (owner/repository), or "
+                "node://host:port/name",
+                field="source",
+            )
         try:
             packed = path.is_file() and path.suffix.lower() != ".gguf" and is_archive(path)
         except OSError as error:
@@ -82,7 +100,7 @@ class Sources:
             part = folder / "part"
             done = self._fetch(Download(url, part, label, sha256), report)
             stem = slug(label.partition(".")[0])
-            with _used_up(folder), report_disk_errors(folder):
+            with used_up(folder), report_disk_errors(folder):
                 model, hashes = folder / "model", dict[str, str]()
                 if is_archive(part):
                     main = _unpack(part, model, report)
@@ -107,7 +125,7 @@ class Sources:
     def _from_hub(self, hub_id: HubId, report: ProgressCallback) -> Iterator[Origin]:
         with shared_folder(self._contents, _key_of(f"hub:{hub_id}")) as folder:
             fetched = self._hub.fetch(hub_id, folder, self._fetch, report)
-            with _used_up(folder):
+            with used_up(folder):
                 artefact = find_artefact(fetched.main)
                 plain = artefact.main.stem if artefact.format == "gguf" else str(hub_id)
                 yield Origin(
@@ -149,17 +167,6 @@ def _key_of(identity: str) -> str:
 def _describe(artefact: Artefact, source: str) -> Origin:
     plain = artefact.main.stem if artefact.format == "gguf" else artefact.folder.name
     return Origin(source, artefact, title=plain)
-
-
-@contextmanager
-def _used_up(folder: Path) -> Iterator[None]:
-    """A download is removed when it is stored, or found to be no good; not because a disk is full or a name taken."""
-    try:
-        yield
-    except (InvalidArgument, Unimplemented):
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _unpack(archive: Path, target: Path, report: ProgressCallback) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from farthing.inference.store.files import (
 from farthing.inference.store.holds import Hold
 from farthing.inference.store.http_fetch import HttpFetcher
 from farthing.inference.store.hub import Hub
+from farthing.inference.store.node_fetch import NodeSources
+from farthing.inference.store.nodes import Node
 from farthing.inference.store.obtain import Sources
 from farthing.inference.store.publish import MakeRoom, Origin, Publisher
 from farthing.inference.store.retrying import Retrying
@@ -35,6 +37,7 @@ from farthing.inference.store.upkeep import Freed, GcWishes, Upkeep
 from farthing.inference.store.verify import Verdict, verify_models
 from farthing.kit.clock import Clock, SystemClock
 from farthing.kit.errors import ResourceExhausted
+from farthing.kit.rpc.tls import TlsFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,7 @@ class ModelStore:
         clock: Clock | None = None,
         limits: StoreLimits | None = None,
         retrying: Retrying | None = None,
+        tls: TlsFiles | None = None,
     ) -> None:
         self.contents = Contents(root.expanduser())
         self.limits = limits or StoreLimits()
@@ -63,7 +67,8 @@ class ModelStore:
         self._retrying = retrying or Retrying()
         self._publisher = Publisher(self.contents, self._clock)
         self._upkeep = Upkeep(self.contents)
-        self._sources = Sources(self.contents, hub or Hub(), self._make_fetcher)
+        self._nodes = NodeSources(self.contents, self._retrying, self._make_throttle, tls)
+        self._sources = Sources(self.contents, hub or Hub(), self._make_fetcher, self._nodes)
 
     def add(
         self,
@@ -73,11 +78,13 @@ class ModelStore:
         replace: bool = False,
         sha256: str = "",
         evict: bool = False,
+        local: bool = True,
         progress: ProgressCallback | None = None,
     ) -> StoredModel:
-        """Adds a GGUF file, an ONNX folder or an archive of either, from disk, an http(s) address, or a hub.
+        """Adds a GGUF file, an ONNX folder or an archive of either, from disk, an http(s) address, a hub or a node.
 
-        A hub model is `owner/repository[@revision][:file]`. `sha256` is what a file from an address must have.
+        A hub model is `owner/repository[@revision][:file]`, a node's `node://host:port/name`; without `local` no path
+        of this machine is taken. `sha256` is what a file from an address must have.
         Adding the same model again changes nothing. A name that stands for another model is AlreadyExists
         unless `replace`. Corrupt, truncated or unsupported files raise InvalidArgument or Unimplemented. A download
         that broke off goes on with the next call. Beyond the store's limit it is ResourceExhausted, unless `evict`
@@ -86,8 +93,29 @@ class ModelStore:
         report = progress or ignore_progress
         if name is not None:
             require_name(name)
-        with self._sources.obtain(source, sha256, report) as origin:
+        with self._sources.obtain(source, sha256, report, local=local) as origin:
             return self.publish(origin, name, replace=replace, evict=evict, progress=report)
+
+    def fetch(
+        self,
+        name: str,
+        nodes: Sequence[Node],
+        *,
+        new_name: str = "",
+        replace: bool = False,
+        evict: bool = False,
+        progress: ProgressCallback = ignore_progress,
+    ) -> StoredModel:
+        """Fetches a model from other nodes, in the order given; goes on at the next one when one fails.
+
+        NotFound when none has it, Unavailable when some do not answer; otherwise as `add`.
+        """
+        require_name(name)
+        require_name(new_name or name)
+        with self._nodes.obtain(name, nodes, progress) as origin:
+            return self.publish(
+                origin, new_name or name, replace=replace, evict=evict, progress=progress
+            )
 
     def publish(
         self,
@@ -189,17 +217,11 @@ class ModelStore:
             write_json(self.contents.folder(digest) / CARD_NAME, document)
         return self.resolve(name)
 
-    def make_throttle(self) -> Throttle:
-        """Keeps one transfer from elsewhere below the limit."""
+    def _make_throttle(self) -> Throttle:
         return Throttle(self.limits.fetch_bytes_per_s)
 
-    @property
-    def retrying(self) -> Retrying:
-        """How transfers are tried again."""
-        return self._retrying
-
     def _make_fetcher(self) -> HttpFetcher:
-        return HttpFetcher(self.make_throttle(), self._retrying)
+        return HttpFetcher(self._make_throttle(), self._retrying)
 
     def _room(self, evict: bool) -> MakeRoom:
         def make_room(more_bytes: int) -> None:

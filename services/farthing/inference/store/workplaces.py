@@ -12,6 +12,7 @@ from pathlib import Path
 
 from farthing.inference.store.contents import Contents
 from farthing.inference.store.files import is_locked, report_disk_errors
+from farthing.kit.errors import InvalidArgument, Unimplemented
 
 LOCK_NAME = "lock"
 
@@ -45,6 +46,17 @@ def shared_folder(contents: Contents, key: str) -> Iterator[Path]:
             if _is_same(lock.fileno(), folder / LOCK_NAME):
                 yield folder
                 return
+
+
+@contextmanager
+def used_up(folder: Path) -> Iterator[None]:
+    """A download is removed when it is stored, or found to be no good; not because a disk is full or a name taken."""
+    try:
+        yield
+    except (InvalidArgument, Unimplemented):
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def is_abandoned(folder: Path) -> bool:
