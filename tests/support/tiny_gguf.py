@@ -13,14 +13,16 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-LAYERS, HEADS, HEAD, WIDTH, INNER = 2, 2, 32, 64, 128
+LAYERS, HEAD, WIDTH = 2, 32, 64
 CONTEXT = 512
 
 
-def write_tiny_gguf(path: Path, *, seed: int = 7, quantized: bool = True) -> Path:
-    """Writes the model, as Q8_0 or F16. Same seed, same file."""
+def write_tiny_gguf(
+    path: Path, *, seed: int = 7, quantized: bool = True, width: int = WIDTH
+) -> Path:
+    """Writes the model, as Q8_0 or F16; `width` is a multiple of 32. Same arguments, same file."""
     whole = path.with_suffix(".f16.gguf") if quantized else path
-    _write_f16(whole, seed)
+    _write_f16(whole, seed, width)
     if quantized:
         _quantize(whole, path)
         whole.unlink()
@@ -36,7 +38,7 @@ def byte_pieces() -> list[str]:
     return [spelled[byte] for byte in range(256)]
 
 
-def _write_f16(path: Path, seed: int) -> None:
+def _write_f16(path: Path, seed: int, width: int) -> None:
     bytes_ = byte_pieces()
     # A vocabulary without merges is refused; these two make words that cross token borders.
     merges = [("t", "h"), ("th", "e")]
@@ -48,11 +50,12 @@ def _write_f16(path: Path, seed: int) -> None:
     writer.add_name("tiny")
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
     writer.add_context_length(CONTEXT)
-    writer.add_embedding_length(WIDTH)
+    writer.add_embedding_length(width)
     writer.add_block_count(LAYERS)
-    writer.add_feed_forward_length(INNER)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(HEADS)
+    inner, heads = 2 * width, width // HEAD
+    writer.add_feed_forward_length(inner)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(heads)
     writer.add_key_length(HEAD)
     writer.add_value_length(HEAD)
     writer.add_rope_dimension_count(HEAD)
@@ -75,17 +78,17 @@ def _write_f16(path: Path, seed: int) -> None:
         values = (draw.standard_normal((rows, columns)) * scale).astype(np.float16)
         writer.add_tensor(name, values)
 
-    matrix("token_embd.weight", len(vocab), WIDTH, 1.0)
-    matrix("output.weight", len(vocab), WIDTH, 0.25)
-    writer.add_tensor("output_norm.weight", np.ones(WIDTH, np.float32))
+    matrix("token_embd.weight", len(vocab), width, 1.0)
+    matrix("output.weight", len(vocab), width, 0.25)
+    writer.add_tensor("output_norm.weight", np.ones(width, np.float32))
     for layer in range(LAYERS):
         for part in ("q", "k", "v", "output"):
-            matrix(f"blk.{layer}.attn_{part}.weight", WIDTH, WIDTH, 0.3)
-        matrix(f"blk.{layer}.ffn_gate.weight", INNER, WIDTH, 0.2)
-        matrix(f"blk.{layer}.ffn_up.weight", INNER, WIDTH, 0.2)
-        matrix(f"blk.{layer}.ffn_down.weight", WIDTH, INNER, 0.2)
+            matrix(f"blk.{layer}.attn_{part}.weight", width, width, 0.3)
+        matrix(f"blk.{layer}.ffn_gate.weight", inner, width, 0.2)
+        matrix(f"blk.{layer}.ffn_up.weight", inner, width, 0.2)
+        matrix(f"blk.{layer}.ffn_down.weight", width, inner, 0.2)
         for norm in ("attn_norm", "ffn_norm"):
-            writer.add_tensor(f"blk.{layer}.{norm}.weight", np.ones(WIDTH, np.float32))
+            writer.add_tensor(f"blk.{layer}.{norm}.weight", np.ones(width, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
