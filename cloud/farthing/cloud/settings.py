@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from farthing.kit.settings import ServiceSettings, setting
+from farthing.inference.store_settings import StoreSettings
+from farthing.kit.settings import setting
 
 
 @dataclass(frozen=True, slots=True)
-class CloudSettings(ServiceSettings):
+class CloudSettings(StoreSettings):
     """One cloud process serves one model."""
 
     port: int = setting(50062, env="FARTHING_PORT", doc="gRPC port.")

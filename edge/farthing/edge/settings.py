@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from farthing.kit.settings import ServiceSettings, setting
+from farthing.inference.store_settings import StoreSettings
+from farthing.kit.settings import setting
 
 
 @dataclass(frozen=True, slots=True)
-class EdgeSettings(ServiceSettings):
+class EdgeSettings(StoreSettings):
     """One edge process serves one model."""
 
     port: int = setting(50061, env="FARTHING_PORT", doc="gRPC port.")

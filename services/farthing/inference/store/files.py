@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, get_args
 
 from farthing.kit.errors import PermissionDenied, ResourceExhausted, Unavailable
 
@@ -20,14 +20,17 @@ CHUNK_BYTES = 4 << 20
 # No room, no room for this user, and a file larger than this process or file system may have.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
-Stage = Literal["download", "unpack", "copy", "check", "quantize", "verify", "wait", "done"]
+Stage = Literal[
+    "download", "unpack", "copy", "check", "quantize", "measure", "verify", "wait", "done"
+]
+STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
 @dataclass(frozen=True, slots=True)
 class AddProgress:
     """How far work on a model has come: bytes of this stage, of all of it; 0 in all for unknown.
 
-    The stage "wait" is a pause before another try, "quantize" counts tensors instead of bytes.
+    The stage "wait" is a pause before another try; "quantize" counts tensors and "measure" tasks instead of bytes.
     """
 
     stage: Stage
