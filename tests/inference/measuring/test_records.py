@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,16 @@ class Answering(pb_grpc.InferenceServiceServicer):
     def __init__(self, digest: str, answers: dict[str, Any]) -> None:
         self.digest, self.answers = digest, answers
         self.requests: list[pb.GenerateRequest] = []
+
+    async def Generate(self, request: Any, context: Any) -> AsyncGenerator[pb.GenerateResponse]:
+        raise AssertionError("answers are wanted whole")
+        yield
+
+    async def WatchLoad(
+        self, request: Any, context: Any
+    ) -> AsyncGenerator[pb.WatchLoadResponse]:
+        raise AssertionError("nobody asks for the load")
+        yield
 
     async def ListModels(self, request: Any, context: Any) -> pb.ListModelsResponse:
         return pb.ListModelsResponse(models=[pb.ModelInfo(name="served", digest=self.digest)])
