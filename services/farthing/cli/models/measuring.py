@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -123,7 +124,7 @@ def measure(
         time=started.isoformat(),
         command=_command_line(),
         address=hosted.tier if hosted is not None else str(address),
-        host=platform.node(),
+        host=_describe_machine(),
         load_average=load_average,
         concurrency=concurrency,
         memory_bytes=memory_bytes,
@@ -213,6 +214,17 @@ def _counter(total: int, show: Any) -> Any:
         show(AddProgress("measure", answer.task_id, done, total))
 
     return count
+
+
+def _describe_machine() -> str:
+    """Name, processor and cores: speeds mean little without."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    processor = found[1].strip() if found else platform.machine()
+    return f"{platform.node()}: {processor}, {len(os.sched_getaffinity(0))} cores"
 
 
 def _command_line() -> str:
