@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from farthing.cloud.settings import CloudSettings
-from farthing.inference.store import ModelStore
+from farthing.inference.store.opening import open_store
 from farthing.kit.errors import FailedPrecondition
 from farthing.kit.settings import SettingsError
 
@@ -51,7 +51,9 @@ def make_plan(settings: CloudSettings) -> LoadPlan:
             "`farthing models add` stored",
             env="FARTHING_CLOUD_MODEL",
         )
-    stored = ModelStore(settings.data_dir.expanduser() / "models").locate(settings.model)
+    store = open_store(settings)
+    stored = store.locate(settings.model)
+    store.hold(stored)  # until this process ends
     if stored.format != "onnx":
         raise FailedPrecondition(
             f"{settings.model} is a {stored.format} model and the cloud tier serves ONNX; give it to the edge tier",

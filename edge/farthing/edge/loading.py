@@ -8,8 +8,8 @@ from pathlib import Path
 from farthing.edge.plan import LoadPlan
 from farthing.edge.settings import EdgeSettings
 from farthing.inference.core.card import parse_card
-from farthing.inference.store import ModelStore
 from farthing.inference.store.gguf import check_gguf
+from farthing.inference.store.opening import open_store
 from farthing.kit.errors import FailedPrecondition
 from farthing.kit.settings import SettingsError
 
@@ -23,7 +23,9 @@ def make_plan(settings: EdgeSettings) -> LoadPlan:
             " that `farthing models add` stored.",
             env="FARTHING_EDGE_MODEL",
         )
-    stored = ModelStore(settings.data_dir.expanduser() / "models").locate(settings.model)
+    store = open_store(settings)
+    stored = store.locate(settings.model)
+    store.hold(stored)  # until this process ends
     if stored.format != "gguf":
         raise FailedPrecondition(
             f"{settings.model} is an {stored.format} model; the edge serves GGUF. Use a GGUF"

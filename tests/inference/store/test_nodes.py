@@ -21,6 +21,7 @@ from tests.support.tiny_onnx import save_model, write
 from farthing.api.models.v1 import models_pb2 as pb
 from farthing.api.models.v1 import models_pb2_grpc as pb_grpc
 from farthing.inference.store import ModelStore, Retrying, RetryRules, StoredModel
+from farthing.inference.store.ensuring import ensure_stored
 from farthing.inference.store.nodes import (
     Node,
     find_nodes,
@@ -29,6 +30,7 @@ from farthing.inference.store.nodes import (
     rank_nodes,
 )
 from farthing.inference.store.servicer import ModelsServicer, ServingLimits
+from farthing.inference.store_settings import StoreSettings
 from farthing.kit.clock import SystemClock
 from farthing.kit.discovery import Instance, Registration, StaticRegistry
 from farthing.kit.errors import (
@@ -565,6 +567,29 @@ async def test_a_node_source_can_be_added_like_any_other(
         added = await asyncio.to_thread(here.add, f"node://{address}/chat", "mine")
     assert (added.name, added.digest) == ("mine", stored.digest)
     assert json.loads((added.path.parent / "model.json").read_text())["provenance"]["origin"]
+
+
+async def test_a_service_has_its_model_fetched_when_its_store_lacks_it(
+    there: ModelStore, here: ModelStore, tmp_path: Path
+) -> None:
+    stored = add_model(there, tmp_path)
+    registry = StaticRegistry(clock=SystemClock())
+    settings = StoreSettings(region="home")
+    await ensure_stored(here, "chat", settings, registry, "me")  # nobody to ask yet
+    assert here.list() == ()
+    async with serve((_REGISTER, Recording(there))) as (_, address):
+        await registry.register(Registration("n1", "infer-cloud", address, "home"))
+        await registry.register(Registration("me", "infer-edge", "127.0.0.1:9", "home"))
+        await ensure_stored(here, "chat", settings, registry, "me")
+        assert here.resolve("chat").digest == stored.digest
+        here.remove("chat")
+        sources = StoreSettings(model_sources=(address,))
+        await ensure_stored(here, "chat", sources, StaticRegistry(clock=SystemClock()), "me")
+    await ensure_stored(here, "chat", sources, registry, "me")  # it is here: nobody is asked
+    await ensure_stored(here, str(stored.path), sources, registry, "me")
+    with pytest.raises(Unavailable):
+        await ensure_stored(here, "other", sources, registry, "me")
+    await registry.close()
 
 
 @needs_openssl

@@ -14,7 +14,11 @@ from tests.support.plain_gguf import write_gguf
 from tests.support.tiny_onnx import save_model, write
 
 from farthing.inference.store import GcWishes, ModelStore, StoreLimits
+from farthing.inference.store.opening import open_store, serving_limits
+from farthing.inference.store.servicer import ServingLimits
+from farthing.inference.store_settings import StoreSettings
 from farthing.kit.errors import FailedPrecondition, NotFound, ResourceExhausted
+from farthing.kit.settings import SettingsError
 from farthing.kit.testing import FakeClock
 
 
@@ -153,6 +157,31 @@ def test_a_held_model_is_neither_removed_nor_collected(
     again = store.hold(store.resolve("m"))
     assert store.remove("m", force=True).freed_bytes > 0
     again.release()
+
+
+def test_marks_of_models_that_are_gone_are_swept(store: ModelStore, tmp_path: Path) -> None:
+    stored = store.add(make(tmp_path, 1), "m")
+    store.hold(stored).release()
+    store.remove("m")
+    assert len(list(store.contents.holds.iterdir())) == 1
+    store.collect(GcWishes())
+    assert list(store.contents.holds.iterdir()) == []
+    store.hold(stored).release()
+    assert list(store.contents.holds.iterdir()) == []
+
+
+def test_settings_open_the_store_with_its_limits(tmp_path: Path) -> None:
+    settings = StoreSettings(
+        data_dir=tmp_path, model_store_limit_bytes=5, model_serve_caller_bytes_per_s=7
+    )
+    store = open_store(settings)
+    assert store.contents.root == tmp_path / "models"
+    assert store.limits == StoreLimits(5, 0)
+    assert serving_limits(settings) == ServingLimits(0, 7, 16)
+    with pytest.raises(SettingsError, match="FARTHING_MODEL_FETCH_BYTES_PER_S=-1 is too small"):
+        open_store(StoreSettings(model_fetch_bytes_per_s=-1))
+    with pytest.raises(SettingsError, match="use 1 or more"):
+        serving_limits(StoreSettings(model_serve_reader_count=0))
 
 
 def test_a_hold_ends_with_its_process(store: ModelStore, tmp_path: Path) -> None:

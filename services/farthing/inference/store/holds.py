@@ -14,6 +14,8 @@ class Hold:
 
     def __init__(self, contents: Contents, digest: str) -> None:
         self._descriptor: int | None = None
+        if not contents.folder(digest).is_dir():
+            return
         try:
             contents.holds.mkdir(exist_ok=True)
             descriptor = os.open(contents.holds / digest, os.O_RDWR | os.O_CREAT, 0o644)

@@ -187,7 +187,10 @@ class ModelStore:
             os.utime(self.contents.pointer(model.name), (now_s, now_s))
 
     def hold(self, model: StoredModel) -> Hold:
-        """Keeps a stored model from being removed, until it is released or this process ends."""
+        """Keeps a stored model from being removed, until it is released or this process ends.
+
+        A model from a path is nobody's to remove: holding it does nothing.
+        """
         return Hold(self.contents, model.digest)
 
     def verify(

@@ -135,11 +135,15 @@ class Upkeep:
                 yield folder, f"answers of removed model {folder.name[:12]}…"
 
     def _sweep(self) -> None:
-        """Removes what a process left that was killed while it replaced a card or a name."""
+        """Removes what killed processes left of cards and names, and marks of models that are gone."""
         contents = self._contents
         for folder in (contents.names, *(contents.folder(d) for d in contents.list_digests())):
             for unfinished in folder.glob(".*.json.*"):
                 unfinished.unlink(missing_ok=True)
+        present = set(contents.list_digests())
+        for hold in contents.holds.glob("*"):
+            if hold.name not in present and not is_held(contents, hold.name):
+                hold.unlink(missing_ok=True)
 
     def _choose_leaving(
         self, limit_bytes: int, keep: Collection[str], gone: set[Path]
