@@ -20,7 +20,7 @@ from tests.support.tiny_onnx import save_model, write
 
 from farthing.api.models.v1 import models_pb2 as pb
 from farthing.api.models.v1 import models_pb2_grpc as pb_grpc
-from farthing.inference.store import ModelStore, Retrying, RetryRules, StoredModel
+from farthing.inference.store import ModelStore, Retrying, RetryRules, StoredModel, StoreLimits
 from farthing.inference.store.ensuring import ensure_stored
 from farthing.inference.store.nodes import (
     Node,
@@ -298,6 +298,22 @@ async def test_a_node_that_goes_quiet_is_left(
         serve((_REGISTER, Recording(there))) as (_, two),
     ):
         assert (await fetch(here, "chat", one, two)).name == "chat"
+
+
+async def test_a_reader_that_takes_its_time_does_not_take_the_node_for_dead(
+    there: ModelStore, tmp_path: Path
+) -> None:
+    stored = add_model(there, tmp_path, size=35_000)
+    assert stored.size_bytes > 1 << 20
+    slow = ModelStore(
+        tmp_path / "slow",
+        limits=StoreLimits(fetch_bytes_per_s=1_200_000),
+        retrying=Retrying(RetryRules(stall_s=0.5)),
+    )
+    node = Recording(there)
+    async with serve((_REGISTER, node)) as (_, address):
+        assert (await fetch(slow, "chat", address)).digest == stored.digest
+    assert node.offsets == [0]
 
 
 @pytest.mark.parametrize(

@@ -69,8 +69,7 @@ class NodeClient:
         left = record.size_bytes - offset
         try:
             with _Watchdog(call, self._stall_s) as watchdog:
-                for response in call:
-                    watchdog.seen()
+                for response in watchdog.follow():
                     if response.WhichOneof("event") == "file":
                         _require_same(response.file, record)
                         continue
@@ -106,17 +105,24 @@ class NodeClient:
 
 
 class _Watchdog:
-    """Cancels a call that nothing comes from."""
+    """Cancels a call that nothing comes from. The time that the reader takes for itself does not count."""
 
     def __init__(self, call: Any, stall_s: float) -> None:
         self._call, self._stall_s = call, stall_s
-        self._seen_s = time.monotonic()
+        self._waiting_since_s: float | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
-    def seen(self) -> None:
-        """Something came."""
-        self._seen_s = time.monotonic()
+    def follow(self) -> Iterator[Any]:
+        """The call's messages."""
+        messages = iter(self._call)
+        while True:
+            self._waiting_since_s = time.monotonic()
+            message = next(messages, None)
+            self._waiting_since_s = None
+            if message is None:
+                return
+            yield message
 
     def __enter__(self) -> _Watchdog:
         self._thread.start()
@@ -128,7 +134,8 @@ class _Watchdog:
 
     def _watch(self) -> None:
         while not self._over.wait(self._stall_s / 4):
-            if time.monotonic() - self._seen_s > self._stall_s:
+            since_s = self._waiting_since_s
+            if since_s is not None and time.monotonic() - since_s > self._stall_s:
                 self._call.cancel()
                 return
 

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
+from io import FileIO
 from typing import Any
 
 import grpc
@@ -91,8 +92,8 @@ class ModelsServicer(pb_grpc.ModelsServiceServicer):
         self, request: pb.ReadArtefactRequest, context: _Context
     ) -> AsyncGenerator[pb.ReadArtefactResponse]:
         """See models.proto."""
-        descriptor, record = await asyncio.to_thread(self._open, request)
-        try:
+        file, record = await asyncio.to_thread(self._open, request)
+        with file:
             if self._free_readers <= 0:
                 raise ResourceExhausted(
                     "as many models as allowed are being read here; try another node, or later",
@@ -100,17 +101,16 @@ class ModelsServicer(pb_grpc.ModelsServiceServicer):
                     retry_after_ms=_RETRY_MS,
                 )
             self._free_readers -= 1
+            caller = caller_of(context)
             try:
                 yield pb.ReadArtefactResponse(file=encode_file(record))
                 offset = request.offset_bytes
                 while offset < record.size_bytes:
-                    chunk = await self._next_chunk(descriptor, offset, caller_of(context))
+                    chunk = await self._next_chunk(file, offset, caller)
                     yield pb.ReadArtefactResponse(chunk=chunk)
                     offset += len(chunk)
             finally:
                 self._free_readers += 1
-        finally:
-            os.close(descriptor)
 
     async def AddModel(
         self, request: pb.AddModelRequest, context: _Context
@@ -156,8 +156,9 @@ class ModelsServicer(pb_grpc.ModelsServiceServicer):
     def _forget_job(self) -> None:
         self._job = None
 
-    async def _next_chunk(self, descriptor: int, offset: int, caller: str) -> bytes:
-        chunk = await asyncio.to_thread(os.pread, descriptor, self._rate.chunk_bytes, offset)
+    async def _next_chunk(self, file: FileIO, offset: int, caller: str) -> bytes:
+        size = self._rate.chunk_bytes
+        chunk = await asyncio.to_thread(os.pread, file.fileno(), size, offset)
         await self._rate.pay(caller, len(chunk))
         if not chunk or self._stopping:
             raise Unavailable(
@@ -167,7 +168,7 @@ class ModelsServicer(pb_grpc.ModelsServiceServicer):
             )
         return chunk
 
-    def _open(self, request: pb.ReadArtefactRequest) -> tuple[int, FileRecord]:
+    def _open(self, request: pb.ReadArtefactRequest) -> tuple[FileIO, FileRecord]:
         contents = self._store.contents
         records = {}
         if request.digest in contents.pointers().values():
@@ -185,13 +186,13 @@ class ModelsServicer(pb_grpc.ModelsServiceServicer):
                 field="offset_bytes",
             )
         try:
-            descriptor = os.open(contents.folder(request.digest) / record.path, os.O_RDONLY)
+            file = FileIO(contents.folder(request.digest) / record.path)
         except OSError:
             raise _damaged(request) from None
-        if os.fstat(descriptor).st_size != record.size_bytes:
-            os.close(descriptor)
+        if os.fstat(file.fileno()).st_size != record.size_bytes:
+            file.close()
             raise _damaged(request)
-        return descriptor, record
+        return file, record
 
 
 def _damaged(request: pb.ReadArtefactRequest) -> FailedPrecondition:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -190,9 +191,14 @@ class Upkeep:
     def _take_out(self, folders: Iterable[Path]) -> tuple[int, list[Path]]:
         """Takes folders out of their places; what deleting them frees, and what to delete."""
         present = [folder for folder in folders if folder.exists()]
-        freed = freed_bytes(present)
+        freed, trash = freed_bytes(present), list[Path]()
         with report_disk_errors(self._contents.incoming):
-            return freed, [discard(self._contents, folder) for folder in present]
+            for folder in present:
+                with contextlib.suppress(
+                    FileNotFoundError
+                ):  # another process deletes it already
+                    trash.append(discard(self._contents, folder))
+        return freed, trash
 
 
 def _folders(contents: Contents, digest: str) -> list[Path]:
