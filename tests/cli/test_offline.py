@@ -137,7 +137,7 @@ def test_a_model_is_added_listed_and_found_again(
     monkeypatch.setenv("FARTHING_DATA_DIR", str(tmp_path / "data"))
     added = run("models", "add", tiny_models["FARTHING_EDGE_MODEL"], "--name", "mine", "--json")
     assert added.exit_code == 0, added.output
-    assert json.loads(added.output)["name"] == "mine"
+    assert json.loads(added.stdout)["name"] == "mine"
     listed = json.loads(run("models", "list", "--stored", "--json").output)
     assert [item["name"] for item in listed] == ["mine"]
     again = run("models", "add", tiny_models["FARTHING_EDGE_MODEL"], "--name", "mine")

@@ -76,6 +76,23 @@ def test_the_card_shows_the_figures_of_the_manifests(load: Load, folder: Path) -
         assert row in card
 
 
+def test_the_card_shows_the_variants_as_they_were_measured(load: Load, folder: Path) -> None:
+    card = (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+    variants = json.loads((folder / "variants.json").read_text(encoding="utf-8"))
+    assert {"F16", "Q8_0", "Q4_0"} <= {variant["quantization"] for variant in variants}
+    for row in load("card").variant_rows(variants):
+        assert row in card
+
+
+def test_the_variants_were_made_of_the_committed_file(folder: Path) -> None:
+    manifest = read_manifest(folder, "edge-small")
+    variants = json.loads((folder / "variants.json").read_text(encoding="utf-8"))
+    digests = {variant["quantization"]: variant["digest"] for variant in variants}
+    for name in ("f16", "q8_0"):
+        entry = manifest["files"][f"edge-small-{name}.gguf"]
+        assert digests[name.upper()] == entry["sha256"]
+
+
 @pytest.mark.parametrize("name", MODEL_NAMES)
 def test_the_quality_prior_is_that_of_the_served_artefact(folder: Path, name: str) -> None:
     manifest = read_manifest(folder, name)

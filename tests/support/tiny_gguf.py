@@ -27,11 +27,14 @@ def write_tiny_gguf(
     quantized: bool = True,
     precise: bool = False,
     added: Mapping[str, Floats] | None = None,
+    width: int = WIDTH,
 ) -> Path:
-    """Writes the model as Q8_0, F16 or, `precise`, F32, with `added` on the matrices it names. Same seed, same file."""
+    """Writes the model as Q8_0, F16 or, `precise`, F32, with `added` on the matrices it names.
+
+    `width` is a multiple of 32. Same arguments, same file."""
     quantized = quantized and not precise
     whole = path.with_suffix(".f16.gguf") if quantized else path
-    _write_whole(whole, seed, np.float32 if precise else np.float16, added or {})
+    _write_whole(whole, seed, np.float32 if precise else np.float16, added or {}, width)
     if quantized:
         _quantize(whole, path)
         whole.unlink()
@@ -105,6 +108,7 @@ def _write_whole(
     seed: int,
     number: type[np.float16 | np.float32],
     added: Mapping[str, Floats],
+    width: int,
 ) -> None:
     draw = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(str(path), "llama")
@@ -112,11 +116,12 @@ def _write_whole(
     kinds = gguf.LlamaFileType
     writer.add_file_type(kinds.ALL_F32 if number is np.float32 else kinds.MOSTLY_F16)
     writer.add_context_length(CONTEXT)
-    writer.add_embedding_length(WIDTH)
+    inner, heads = 2 * width, width // HEAD
+    writer.add_embedding_length(width)
     writer.add_block_count(LAYERS)
-    writer.add_feed_forward_length(INNER)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(HEADS)
+    writer.add_feed_forward_length(inner)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(heads)
     writer.add_key_length(HEAD)
     writer.add_value_length(HEAD)
     writer.add_rope_dimension_count(HEAD)
@@ -130,17 +135,17 @@ def _write_whole(
             values = values + added[name]
         writer.add_tensor(name, values.astype(number))
 
-    matrix("token_embd.weight", vocab_size, WIDTH, 1.0)
-    matrix("output.weight", vocab_size, WIDTH, 0.25)
-    writer.add_tensor("output_norm.weight", np.ones(WIDTH, np.float32))
+    matrix("token_embd.weight", vocab_size, width, 1.0)
+    matrix("output.weight", vocab_size, width, 0.25)
+    writer.add_tensor("output_norm.weight", np.ones(width, np.float32))
     for layer in range(LAYERS):
         for part in ("q", "k", "v", "output"):
-            matrix(f"blk.{layer}.attn_{part}.weight", WIDTH, WIDTH, 0.3)
-        matrix(f"blk.{layer}.ffn_gate.weight", INNER, WIDTH, 0.2)
-        matrix(f"blk.{layer}.ffn_up.weight", INNER, WIDTH, 0.2)
-        matrix(f"blk.{layer}.ffn_down.weight", WIDTH, INNER, 0.2)
+            matrix(f"blk.{layer}.attn_{part}.weight", width, width, 0.3)
+        matrix(f"blk.{layer}.ffn_gate.weight", inner, width, 0.2)
+        matrix(f"blk.{layer}.ffn_up.weight", inner, width, 0.2)
+        matrix(f"blk.{layer}.ffn_down.weight", width, inner, 0.2)
         for norm in ("attn_norm", "ffn_norm"):
-            writer.add_tensor(f"blk.{layer}.{norm}.weight", np.ones(WIDTH, np.float32))
+            writer.add_tensor(f"blk.{layer}.{norm}.weight", np.ones(width, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -1,60 +1,73 @@
-"""Starts the cloud service: settings → plan → self-test → engine in its own process → servicer → server."""
+"""Starts the cloud service: settings → plan → self-test → engine in its own process → servicers → server."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
+from collections.abc import Mapping
+from dataclasses import replace
 
+from farthing.clients.principals import PrincipalResolver
 from farthing.cloud.engine import spawner
-from farthing.cloud.plan import make_plan
+from farthing.cloud.plan import estimate_need_bytes, make_plan
 from farthing.cloud.selftest import run_selftest
 from farthing.cloud.settings import CloudSettings
-from farthing.inference.host import ModelHost
-from farthing.inference.hosting import RequestMetrics, serve_host, watch_engine
+from farthing.inference.hosting import Tier, serve_tier
 from farthing.inference.process.remote import RemoteEngine
+from farthing.inference.residents import Prepared
+from farthing.inference.store.opening import hold_model
 from farthing.kit.process import ServiceProcess, run_service
 
 _LOGGER = logging.getLogger("farthing.cloud")
 
 
+def prepare(settings: CloudSettings, model: str, name: str) -> Prepared:
+    """A model that was checked, and computed a few tokens in a process of its own."""
+    plan = make_plan(replace(settings, model=model, model_name=name))
+    held = hold_model(settings, plan.digest)
+    try:
+        run_selftest(plan, settings.selftest_timeout_ms)
+    except BaseException:
+        held.release()
+        raise
+    return Prepared(
+        plan.name, estimate_need_bytes(plan), spawner(plan, settings.rules()), held.release
+    )
+
+
 async def serve(settings: CloudSettings, process: ServiceProcess) -> None:
     """Loads the model and serves it until a signal comes."""
-    plan = await asyncio.to_thread(make_plan, settings)
-    await asyncio.to_thread(run_selftest, plan, settings.selftest_timeout_ms)
-    engine = RemoteEngine(
-        spawner(plan, settings.rules()),
-        settings.patience(),
-        RequestMetrics(process.metrics, plan.name),
+    tier = Tier(
+        "cloud",
+        "infer-cloud",
+        prepare=lambda model, name: prepare(settings, model, name),
+        meta=_meta,
     )
-    host = ModelHost()
-    await host.add(engine)
-    watch_engine(process.metrics, engine)
+    principals = PrincipalResolver(
+        process.registry.watch("quota"), region=settings.region, tls=process.tls
+    )
+    try:
+        await serve_tier(
+            settings,
+            process,
+            tier,
+            model=settings.model,
+            name=settings.model_name,
+            require_admin=principals.require_admin,
+        )
+    finally:
+        await principals.close()
+
+
+def _meta(engine: RemoteEngine) -> Mapping[str, str]:
     facts = engine.ready.facts
     if facts["why_not_cuda"]:
         _LOGGER.info("no CUDA, running on the CPU", extra={"finding": facts["why_not_cuda"]})
-    _LOGGER.info(
-        "model loaded",
-        extra={
-            "model": engine.info.name,
-            "quantization": engine.info.quantization,
-            "context_length": engine.info.context_length,
-            "device": facts["device"],
-            "device_name": facts["device_name"],
-            "form": facts["form"],
-        },
-    )
-    await serve_host(
-        process,
-        host,
-        discovery_name="infer-cloud",
-        tier="cloud",
-        meta={
-            "engine": "onnxruntime",
-            "quantization": engine.info.quantization,
-            "device": facts["device"],
-            "device_name": facts["device_name"],
-        },
-    )
+    return {
+        "engine": "onnxruntime",
+        "quantization": engine.info.quantization,
+        "device": facts["device"],
+        "device_name": facts["device_name"],
+    }
 
 
 def main() -> None:

@@ -9,8 +9,8 @@ from typing import Literal, cast
 
 from farthing.cloud.settings import CloudSettings
 from farthing.inference.core.card import ModelCard, parse_card
-from farthing.inference.store import ModelStore
 from farthing.inference.store.onnx_folder import find_graph, folder_of
+from farthing.inference.store.opening import open_store
 from farthing.kit.errors import FailedPrecondition
 from farthing.kit.settings import SettingsError
 
@@ -63,8 +63,7 @@ def make_plan(settings: CloudSettings) -> LoadPlan:
             "`farthing models add` stored",
             env="FARTHING_CLOUD_MODEL",
         )
-    models = settings.data_dir.expanduser() / "models"
-    stored = ModelStore(models).locate(settings.model)
+    stored = open_store(settings).locate(settings.model)
     if stored.format != "onnx":
         raise FailedPrecondition(
             f"{settings.model} is a {stored.format} model and the cloud tier serves ONNX; give it to the edge tier",
@@ -88,8 +87,14 @@ def make_plan(settings: CloudSettings) -> LoadPlan:
         memory_limit_bytes=settings.memory_limit_bytes,
         kv_type=_cache_type(settings),
         cuda_graphs=settings.cuda_graphs,
-        conversion_dir=models / "converted",
+        conversion_dir=settings.data_dir.expanduser() / "models" / "converted",
     )
+
+
+def estimate_need_bytes(plan: LoadPlan) -> int:
+    """What the model will take in memory, by estimate: its files. Slots are as many as then fit."""
+    folder = plan.path if plan.path.is_dir() else plan.path.parent
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _device_wish(settings: CloudSettings) -> DeviceWish:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,14 @@ from recipe.heldout import ITEMS_PER_CELL
 from recipe.tasks import TRAINING_SHARES, cells
 
 CARD_NAME = "MODEL_CARD.md"
+VARIANTS_NAME = "variants.json"
+
+_VARIANT_COMMANDS = """export FARTHING_DATA_DIR=build/variants
+farthing models add deploy/demo-models/edge-small/edge-small-f16.gguf --name edge-small-f16
+for type in Q8_0 Q5_1 Q5_0 Q4_1 Q4_0 IQ4_NL; do farthing models quantize edge-small-f16 --to $type; done
+for variant in f16 q8_0 q5_1 q5_0 q4_1 q4_0 iq4_nl; do farthing models measure edge-small-$variant; done
+farthing models compare edge-small-f16 --json > deploy/demo-models/variants.json
+"""
 
 _INTRODUCTION = """# The demo models
 
@@ -123,6 +132,53 @@ def _agreement_rows(manifests: list[dict[str, Any]]) -> list[str]:
     return rows
 
 
+def variant_rows(variants: list[dict[str, Any]]) -> list[str]:
+    """The rows of the table of quantized variants, as `farthing models compare --json` gives them."""
+    heads = [f"{task} {level}" for task, level in cells()]
+    rows = [
+        "| type | size, kB | prefill, tokens/s | decode, tokens/s | right | same answers as F16 | same beginning | "
+        + " | ".join(heads)
+        + " |",
+        "|---" * (7 + len(heads)) + "|",
+    ]
+    for variant in variants:
+        measured, agreement = variant["measured"], variant["agreement"]
+        quality = measured["task_quality"]
+        figures = [
+            _percent(quality[task][level]["exact_match_ratio"]) for task, level in cells()
+        ]
+        rows.append(
+            f"| {variant['quantization']} | {variant['size_bytes'] / 1e3:.0f} "
+            f"| {measured['prefill_tokens_per_s']:,.0f} | {measured['decode_tokens_per_s']:,.0f} "
+            f"| {_percent(measured['exact_match_ratio'])} "
+            f"| {agreement['same_count']} of {agreement['answer_count']} "
+            f"| {_percent(agreement['mean_prefix_ratio'])} | " + " | ".join(figures) + " |"
+        )
+    return rows
+
+
+def _variant_section(folder: Path) -> list[str]:
+    """What the running service did with each variant; nothing before anybody has measured them."""
+    path = folder / VARIANTS_NAME
+    if not path.is_file():
+        return []
+    variants: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    first = variants[0]["measured"]
+    memory = max(variant["measured"]["memory_bytes"] for variant in variants)
+    loads = [variant["measured"]["load_average"] for variant in variants]
+    return [
+        "## Quantized variants of edge-small, in the running edge service\n",
+        *variant_rows(variants),
+        "",
+        f"{first['tasks']['count']} items of `{first['tasks']['name']}`, greedy, one request at a time, on "
+        f"{first['time'][:10]}. Machine: {first['host']}; load average {min(loads)} to {max(loads)}. Speeds move with "
+        f"the machine, answers do not. Every service took up to {memory / 1e6:.0f} MB, nearly all of it Python: the "
+        "weights are too small to show. Same beginning is the mean share of F16's answer before the first difference. "
+        "Rows of 64 and 192 weights fit no K type. Made and measured by:\n",
+        f"```\n{_VARIANT_COMMANDS}```\n",
+    ]
+
+
 def _training_rows(manifests: list[dict[str, Any]]) -> list[str]:
     rows = [
         "| model | parameters | width, layers, heads (kv) | steps × tokens | device | wall seconds | loss |",
@@ -179,6 +235,7 @@ def write(folder: Path, manifests: list[dict[str, Any]]) -> None:
         "## Agreement with PyTorch, token by token\n",
         *_agreement_rows(manifests),
         "",
+        *_variant_section(folder),
         _TASKS,
         _training_text(),
         "## Training runs\n",

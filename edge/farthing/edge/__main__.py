@@ -1,22 +1,34 @@
-"""Starts the edge service: settings → plan → self-test → engine in its own process → servicer → server."""
+"""Starts the edge service: settings → plan → self-test → engine in its own process → servicers → server."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
+from dataclasses import replace
 from importlib.util import find_spec
 
+from farthing.clients.principals import PrincipalResolver
 from farthing.edge.engine import spawner
 from farthing.edge.loading import make_plan
+from farthing.edge.memory_need import check_memory
 from farthing.edge.selftest import run_selftest
 from farthing.edge.settings import EdgeSettings
-from farthing.inference.host import ModelHost
-from farthing.inference.hosting import RequestMetrics, serve_host, watch_engine
-from farthing.inference.process.remote import RemoteEngine
+from farthing.inference.hosting import Tier, serve_tier
+from farthing.inference.residents import Prepared
+from farthing.inference.store.opening import hold_model
 from farthing.kit.errors import FailedPrecondition
 from farthing.kit.process import ServiceProcess, run_service
 
-_LOGGER = logging.getLogger("farthing.edge")
+
+def prepare(settings: EdgeSettings, model: str, name: str) -> Prepared:
+    """A model that was checked, and computed a few tokens in a process of its own."""
+    plan = make_plan(replace(settings, model=model, model_name=name))
+    held = hold_model(settings, plan.digest)
+    try:
+        run_selftest(plan, settings.selftest_timeout_ms)
+    except BaseException:
+        held.release()
+        raise
+    need_bytes = check_memory(plan).total_bytes
+    return Prepared(plan.name, need_bytes, spawner(plan, settings.rules()), held.release)
 
 
 async def serve(settings: EdgeSettings, process: ServiceProcess) -> None:
@@ -26,33 +38,29 @@ async def serve(settings: EdgeSettings, process: ServiceProcess) -> None:
             "llama.cpp is not installed; run: pip install 'farthing[edge]'",
             reason="EXTRA_MISSING",
         )
-    plan = await asyncio.to_thread(make_plan, settings)
-    await asyncio.to_thread(run_selftest, plan, settings.selftest_timeout_ms)
-    engine = RemoteEngine(
-        spawner(plan, settings.rules()),
-        settings.patience(),
-        RequestMetrics(process.metrics, plan.name),
-    )
-    host = ModelHost()
-    await host.add(engine)
-    watch_engine(process.metrics, engine)
-    _LOGGER.info(
-        "model loaded",
-        extra={
-            "model": engine.info.name,
+    tier = Tier(
+        "edge",
+        "infer-edge",
+        prepare=lambda model, name: prepare(settings, model, name),
+        meta=lambda engine: {
+            "engine": "llama.cpp",
             "quantization": engine.info.quantization,
-            "context_length": engine.info.context_length,
-            "slot_count": plan.slot_count,
-            **engine.ready.facts,
         },
     )
-    await serve_host(
-        process,
-        host,
-        discovery_name="infer-edge",
-        tier="edge",
-        meta={"engine": "llama.cpp", "quantization": engine.info.quantization},
+    principals = PrincipalResolver(
+        process.registry.watch("quota"), region=settings.region, tls=process.tls
     )
+    try:
+        await serve_tier(
+            settings,
+            process,
+            tier,
+            model=settings.model,
+            name=settings.model_name,
+            require_admin=principals.require_admin,
+        )
+    finally:
+        await principals.close()
 
 
 def main() -> None:

@@ -21,8 +21,8 @@ from farthing.edge.plan import (
 )
 from farthing.edge.settings import EdgeSettings
 from farthing.inference.core.card import parse_card
-from farthing.inference.store import ModelStore
 from farthing.inference.store.gguf import check_gguf, read_header
+from farthing.inference.store.opening import open_store
 from farthing.kit.errors import FailedPrecondition
 from farthing.kit.settings import SettingsError
 
@@ -41,7 +41,7 @@ def make_plan(settings: EdgeSettings) -> LoadPlan:
             " that `farthing models add` stored.",
             env="FARTHING_EDGE_MODEL",
         )
-    stored = ModelStore(settings.data_dir.expanduser() / "models").locate(settings.model)
+    stored = open_store(settings).locate(settings.model)
     if stored.format != "gguf":
         raise FailedPrecondition(
             f"{settings.model} is an {stored.format} model; the edge serves GGUF. Use a GGUF"

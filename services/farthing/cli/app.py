@@ -21,7 +21,7 @@ _COMMANDS = {
     "spend": ("farthing.cli.spend:spend", "Sum what was spent, by any dimension."),
     "keys": ("farthing.cli.keys:keys", "Make, list and revoke API keys."),
     "budget": ("farthing.cli.budget:budget", "Show and set budgets and rate limits."),
-    "models": ("farthing.cli.models:models", "List models; add one to the model store."),
+    "models": ("farthing.cli.models.command:models", "List models; keep the model store."),
     "serve": ("farthing.cli.serve:serve", "Run one service in the foreground."),
     "config": ("farthing.cli.config:config", "List every setting of every service."),
     "completion": ("farthing.cli.completion:completion", "Print a shell completion script."),

@@ -46,6 +46,37 @@ class CliSettings:
         env="FARTHING_DATA_DIR",
         doc="Where the model store is, below models/.",
     )
+    model_sources: tuple[str, ...] = setting(
+        (),
+        env="FARTHING_MODEL_SOURCES",
+        doc="Nodes to fetch models from, host:port, the first ones first; empty for those that discovery knows.",
+    )
+    model_store_limit_bytes: int = setting(
+        0,
+        env="FARTHING_MODEL_STORE_LIMIT_BYTES",
+        doc="Most that stored models may take on disk; 0 for no limit.",
+        unit="bytes",
+    )
+    model_fetch_bytes_per_s: int = setting(
+        0,
+        env="FARTHING_MODEL_FETCH_BYTES_PER_S",
+        doc="Most of the link that fetching a model takes; 0 for no limit.",
+        unit="bytes per second",
+    )
+    region: str = setting(
+        "local", env="FARTHING_REGION", doc="Region of this machine: its nodes are asked first."
+    )
+    consul_url: str = setting(
+        "",
+        env="FARTHING_CONSUL_URL",
+        doc="Consul agent's HTTP address, to find nodes with models; empty for the registry file.",
+    )
+    consul_token: str = setting(
+        "", env="FARTHING_CONSUL_TOKEN", doc="Consul ACL token.", secret=True
+    )
+    registry_file: Path | None = setting(
+        None, env="FARTHING_REGISTRY_FILE", doc="Static registry used without Consul."
+    )
     tls_cert_file: Path | None = setting(
         None, env="FARTHING_TLS_CERT_FILE", doc="PEM certificate; turns mutual TLS on."
     )
@@ -59,9 +90,14 @@ class CliSettings:
     )
 
     def as_service_settings(self) -> ServiceSettings:
-        """The TLS files as the kit reads them."""
+        """TLS files and discovery as the kit reads them."""
         return replace(
             ServiceSettings(),
+            region=self.region,
+            data_dir=self.data_dir,
+            consul_url=self.consul_url,
+            consul_token=self.consul_token,
+            registry_file=self.registry_file,
             tls_cert_file=self.tls_cert_file,
             tls_key_file=self.tls_key_file,
             tls_ca_file=self.tls_ca_file,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -18,9 +19,18 @@ Check = Callable[[Engine], Awaitable[None]]
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Use:
+    """How a model is used: requests under way, and when the last one came (seconds of the host's clock)."""
+
+    user_count: int
+    last_s: float
+
+
 @dataclass(eq=False, slots=True)
 class _Served:
     engine: Engine
+    last_used_s: float
     user_count: int = 0
     unused: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -28,26 +38,36 @@ class _Served:
 class ModelHost:
     """Gives requests their engines. Use from one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._now_s = now_s
         self._served: dict[str, _Served] = {}
+        self._models_version = 0
         self._version = 0
         self._changed = asyncio.Event()
         self._followers: dict[Engine, asyncio.Task[None]] = {}
 
-    async def add(self, engine: Engine) -> None:
-        """Start an engine and serve its model by its name. AlreadyExists; what the engine's start raises."""
+    async def add(self, engine: Engine, check: Check | None = None) -> None:
+        """Start an engine and serve its model by its name, when `check` agrees.
+
+        AlreadyExists; what the engine's start and `check` raise.
+        """
         await engine.start()
         name = engine.info.name
-        if name in self._served:
+        try:
+            if name in self._served:
+                raise AlreadyExists(
+                    f"model {name} is loaded already; swap it",
+                    reason="MODEL_LOADED",
+                    metadata={"model": name},
+                )
+            if check is not None:
+                await check(engine)
+        except BaseException:
             await engine.close(0)
-            raise AlreadyExists(
-                f"model {name} is loaded already; swap it",
-                reason="MODEL_LOADED",
-                metadata={"model": name},
-            )
+            raise
         self._put(name, engine)
 
-    async def swap(self, engine: Engine, check: Check, *, drain_s: float) -> None:
+    async def swap(self, engine: Engine, check: Check | None, *, drain_s: float) -> None:
         """Put a new engine in the place of the one that serves the model of the same name, when `check` agrees.
 
         Requests that have begun end with the old one, new ones go to the new one, and no request is refused. When the
@@ -57,7 +77,8 @@ class ModelHost:
         name = engine.info.name
         try:
             old = self._require(name)
-            await check(engine)
+            if check is not None:
+                await check(engine)
         except BaseException:
             await engine.close(0)
             raise
@@ -69,6 +90,7 @@ class ModelHost:
         """Serve a model no more; what has begun gets `drain_s` to end. NotFound."""
         served = self._require(name)
         del self._served[name]
+        self._models_version += 1
         self._bump()
         await self._retire(served, drain_s)
 
@@ -82,6 +104,7 @@ class ModelHost:
         """The engine that serves the model now; it stays until the block ends, whatever replaces it. NotFound."""
         served = self._require(name)
         served.user_count += 1
+        served.last_used_s = self._now_s()
         try:
             yield served.engine
         finally:
@@ -93,12 +116,22 @@ class ModelHost:
         """What is served, in order of name."""
         return [self._served[name].engine.info for name in sorted(self._served)]
 
+    def engines(self) -> list[Engine]:
+        """Those that serve now, in order of their models' names."""
+        return [self._served[name].engine for name in sorted(self._served)]
+
+    def uses(self) -> dict[str, Use]:
+        """By model: how many requests it has, and when the last one came."""
+        return {
+            name: Use(one.user_count, one.last_used_s) for name, one in self._served.items()
+        }
+
     def load(self) -> tuple[int, pb.LoadReport]:
         """All engines together, and a version that is another whenever something has changed."""
         loads = [one.engine.load()[1] for one in self._served.values()]
-        if len(loads) == 1:
-            return self._version, loads[0]
-        return self._version, _join(loads)
+        report = loads[0] if len(loads) == 1 else _join(loads)
+        report.models_version = self._models_version
+        return self._version, report
 
     async def load_changed(self, version: int) -> None:
         """Return when the load's version is another than this one."""
@@ -117,7 +150,8 @@ class ModelHost:
         return served
 
     def _put(self, name: str, engine: Engine) -> None:
-        self._served[name] = _Served(engine)
+        self._served[name] = _Served(engine, self._now_s())
+        self._models_version += 1
         self._followers[engine] = asyncio.ensure_future(self._follow(engine))
         self._bump()
 
@@ -165,29 +199,41 @@ def _join(loads: list[pb.LoadReport]) -> pb.LoadReport:
     return joined
 
 
-async def require_answers(
-    engine: Engine, questions: list[tuple[pb.GenerateRequest, str]], least_ratio: float
-) -> None:
-    """A check for `swap`: the share of questions answered exactly as expected must be at least so high.
+def canary_check(canaries: Sequence[tuple[str, str]], least_ratio: float) -> Check:
+    """A check for `add` and `swap`: of these prompts so large a share must be answered exactly as expected.
 
-    FailedPrecondition with the share that was reached.
+    It raises FailedPrecondition with the share that was reached.
     """
-    right_count = 0
-    for request, expected in questions:
-        text = ""
-        try:
-            async for event in engine.generate(request):
-                text += event.delta.text
-        except FarthingError as error:
-            _log.warning("a canary question failed: %s", error.message)
-            continue
-        right_count += text.strip() == expected.strip()
-    ratio = right_count / len(questions) if questions else 1.0
-    if ratio < least_ratio:
-        name = engine.info.name
-        raise FailedPrecondition(
-            f"the new {name} answers {ratio:.0%} of {len(questions)} test questions as expected, and at least"
-            f" {least_ratio:.0%} are required; the old one stays",
-            reason="CANARY_FAILED",
-            metadata={"model": name, "ratio": f"{ratio:.4f}"},
-        )
+
+    async def check(engine: Engine) -> None:
+        right_count = 0
+        for prompt, expected in canaries:
+            right_count += await _answer(engine, prompt) == expected.strip()
+        ratio = right_count / len(canaries) if canaries else 1.0
+        if ratio < least_ratio:
+            name = engine.info.name
+            raise FailedPrecondition(
+                f"the new {name} answers {ratio:.0%} of {len(canaries)} canaries as expected, and at least"
+                f" {least_ratio:.0%} are required; nothing has changed",
+                reason="CANARY_FAILED",
+                metadata={"model": name, "ratio": f"{ratio:.4f}"},
+            )
+
+    return check
+
+
+async def _answer(engine: Engine, prompt: str) -> str:
+    asked = pb.GenerationInput(prompt=prompt)
+    if pb.CAPABILITY_CHAT in engine.info.capabilities:
+        content = [pb.ContentPart(text=prompt)]
+        asked = pb.GenerationInput(messages=[pb.Message(role=pb.ROLE_USER, content=content)])
+    text = ""
+    try:
+        async for event in engine.generate(
+            pb.GenerateRequest(model=engine.info.name, input=asked)
+        ):
+            text += event.delta.text
+    except FarthingError as error:
+        _log.warning("a canary failed: %s", error.message)
+        return ""
+    return text.strip()

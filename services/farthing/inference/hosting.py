@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from farthing.api.inference.v1 import inference_pb2, inference_pb2_grpc
+from farthing.api.models.v1 import models_pb2_grpc
 from farthing.inference import wire
 from farthing.inference.host import ModelHost
 from farthing.inference.process.remote import RemoteEngine
+from farthing.inference.residents import Prepare, Prepared, Residents
 from farthing.inference.servicer import InferenceServicer
+from farthing.inference.settings import EngineSettings
+from farthing.inference.store.opening import open_store, serving_limits
+from farthing.inference.store.servicer import ModelsServicer, RequireAdmin
 from farthing.kit.process import ServiceProcess
 from farthing.kit.telemetry import names
 from farthing.kit.telemetry.metrics import Metrics
@@ -64,18 +70,25 @@ class RequestMetrics:
         )
 
 
-def watch_engine(metrics: Metrics, engine: RemoteEngine) -> None:
-    """Publish an engine's load and totals with every scrape."""
-    metrics.registry.register(_EngineCollector(engine))
+class _HostCollector(Collector):
+    """Loads and totals of all engines, with every scrape."""
 
-
-class _EngineCollector(Collector):
-    def __init__(self, engine: RemoteEngine) -> None:
-        self._engine = engine
+    def __init__(self, host: ModelHost) -> None:
+        self._host = host
 
     def collect(self) -> Iterator[Metric]:
-        report, model = self._engine.report, self._engine.info.name
-        load = self._engine.load()[1]
+        families: dict[str, Metric] = {}
+        for engine in self._host.engines():
+            if isinstance(engine, RemoteEngine):
+                for family in self._describe(engine):
+                    known = families.setdefault(family.name, family)
+                    if known is not family:
+                        known.samples.extend(family.samples)
+        yield from families.values()
+
+    def _describe(self, engine: RemoteEngine) -> Iterator[Metric]:
+        report, model = engine.report, engine.info.name
+        load = engine.load()[1]
         for name, doc, value in (
             (
                 names.METRIC_INFERENCE_RUNNING,
@@ -103,7 +116,7 @@ class _EngineCollector(Collector):
             (
                 names.METRIC_INFERENCE_RESTARTS,
                 "Engines lost and started again.",
-                self._engine.restart_count,
+                engine.restart_count,
             ),
         ):
             yield _counter(name, doc, model, total)
@@ -121,18 +134,69 @@ def _counter(name: str, doc: str, model: str, value: float) -> Metric:
     return family
 
 
-async def serve_host(
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """What sets one tier apart from the other.
+
+    `prepare` finds and tests a model. `meta` is what discovery learns of an engine that is ready.
+    """
+
+    name: str
+    discovery_name: str
+    prepare: Prepare
+    meta: Callable[[RemoteEngine], Mapping[str, str]]
+
+
+async def serve_tier(
+    settings: EngineSettings,
+    process: ServiceProcess,
+    tier: Tier,
+    *,
+    model: str,
+    name: str,
+    require_admin: RequireAdmin,
+) -> None:
+    """Load the first model, then serve it, its store and what administrators load later, until SIGTERM or SIGINT."""
+    host = ModelHost()
+
+    def make_engine(prepared: Prepared) -> RemoteEngine:
+        metrics = RequestMetrics(process.metrics, prepared.name)
+        return RemoteEngine(prepared.spawn, settings.patience(), metrics)
+
+    residents = Residents(
+        host,
+        tier.prepare,
+        make_engine,
+        limit_bytes=settings.models_bytes,
+        drain_s=settings.drain_ms / 1000,
+    )
+    engine = (await residents.load(model, name)).engine
+    process.metrics.registry.register(_HostCollector(host))
+    store = ModelsServicer(
+        open_store(settings, process.tls),
+        require_admin,
+        serving_limits(settings),
+        residents=residents,
+    )
+    _LOGGER.info(
+        "model loaded",
+        extra={
+            "model": engine.info.name,
+            "quantization": engine.info.quantization,
+            "context_length": engine.info.context_length,
+            **engine.ready.facts,
+        },
+    )
+    await _serve(process, host, store, tier, tier.meta(engine))
+
+
+async def _serve(
     process: ServiceProcess,
     host: ModelHost,
-    *,
-    discovery_name: str,
-    tier: str,
+    store: ModelsServicer,
+    tier: Tier,
     meta: Mapping[str, str],
 ) -> None:
-    """Serve a host's models until SIGTERM or SIGINT, and close it.
-
-    Discovery learns the region and tier, the models, and `meta`.
-    """
     servicer = InferenceServicer(host)
     server = process.server()
     server.add(
@@ -140,15 +204,19 @@ async def serve_host(
         servicer,
         end_streams=servicer.end_streams,
     )
+    server.add(
+        models_pb2_grpc.add_ModelsServiceServicer_to_server,
+        store,
+        end_streams=store.end_streams,
+    )
     models = host.models()
-
     try:
         await process.serve(
             server,
-            discovery_name=discovery_name,
+            discovery_name=tier.discovery_name,
             meta={
                 "region": process.settings.region,
-                "tier": tier,
+                "tier": tier.name,
                 "models": ",".join(model.name for model in models),
                 "model_digest": ",".join(model.digest for model in models),
                 **meta,

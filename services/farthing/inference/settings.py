@@ -9,11 +9,12 @@ from farthing.inference.core.schedule.budget import StepTargets
 from farthing.inference.core.schedule.scheduler import Rules
 from farthing.inference.process.remote import Patience
 from farthing.inference.process.rules import EngineRules
-from farthing.kit.settings import ServiceSettings, SettingsError, setting
+from farthing.inference.store_settings import StoreSettings
+from farthing.kit.settings import SettingsError, setting
 
 
 @dataclass(frozen=True, slots=True)
-class EngineSettings(ServiceSettings):
+class EngineSettings(StoreSettings):
     """What edge and cloud have in common."""
 
     queue_capacity: int = setting(
@@ -61,6 +62,12 @@ class EngineSettings(ServiceSettings):
         doc="Most tokens guessed ahead from the text itself and checked in one step; 0 guesses nothing.",
         unit="tokens",
     )
+    models_bytes: int = setting(
+        0,
+        env="FARTHING_ENGINE_MODELS_BYTES",
+        doc="Most memory of all loaded models together, by estimate; idle ones go for a new one. 0 for no limit.",
+        unit="bytes",
+    )
     load_timeout_ms: int = setting(
         120_000,
         env="FARTHING_ENGINE_LOAD_TIMEOUT_MS",
@@ -91,6 +98,7 @@ class EngineSettings(ServiceSettings):
             (self.batch_step_ms, 1, "FARTHING_ENGINE_BATCH_STEP_MS"),
             (self.saved_token_capacity, 0, "FARTHING_ENGINE_SAVED_TOKENS"),
             (self.draft_token_count, 0, "FARTHING_ENGINE_DRAFT_TOKENS"),
+            (self.models_bytes, 0, "FARTHING_ENGINE_MODELS_BYTES"),
             (self.load_timeout_ms, 1, "FARTHING_ENGINE_LOAD_TIMEOUT_MS"),
             (self.step_timeout_ms, 1, "FARTHING_ENGINE_STEP_TIMEOUT_MS"),
             (self.silence_timeout_ms, 1_000, "FARTHING_ENGINE_SILENCE_TIMEOUT_MS"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import struct
 from pathlib import Path
 
 import gguf
@@ -11,13 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.plain_gguf import write_gguf
 
-from farthing.inference.store.gguf import (
-    ARCHITECTURES,
-    FILE_TYPES,
-    TENSOR_TYPES,
-    check_gguf,
-    read_header,
-)
+from farthing.inference.store.gguf import check_gguf, read_header
+from farthing.inference.store.gguf_tables import ARCHITECTURES, FILE_TYPES, TENSOR_TYPES
 from farthing.kit.errors import FarthingError, InvalidArgument, Unimplemented
 
 
@@ -78,6 +75,82 @@ def test_a_damaged_header_never_raises_anything_but_our_errors(
         check_gguf(damaged)
     except FarthingError as error:
         assert error.message
+
+
+@settings(max_examples=150, deadline=None)
+@given(place=st.integers(0, 2_000), value=st.binary(min_size=8, max_size=8))
+def test_a_hostile_length_anywhere_is_refused_or_harmless(
+    place: int, value: bytes, model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    data = bytearray(model.read_bytes())
+    place = min(place, len(data) - 8)
+    data[place : place + 8] = value
+    hostile = tmp_path_factory.mktemp("hostile") / "hostile.gguf"
+    hostile.write_bytes(data)
+    try:
+        facts = check_gguf(hostile)
+    except FarthingError as error:
+        assert error.message
+    else:
+        assert 0 <= facts.context_length < 2**31
+        assert 0 < facts.parameter_count < len(data) * 8
+
+
+def replace_entry(model: Path, key: str, value: bytes, path: Path) -> Path:
+    """The model with other bytes right behind a metadata key: the kind and the value."""
+    data = bytearray(model.read_bytes())
+    place = data.index(key.encode()) + len(key)
+    data[place : place + len(value)] = value
+    path.write_bytes(data)
+    return path
+
+
+def test_a_list_of_more_texts_than_any_vocabulary_has_is_refused_unread(
+    model: Path, tmp_path: Path
+) -> None:
+    value = struct.pack("<IIQ", 9, 8, 1 << 62)
+    path = replace_entry(model, "tokenizer.ggml.tokens", value, tmp_path / "list.gguf")
+    with pytest.raises(InvalidArgument, match="announces 4611686018427387904 texts"):
+        check_gguf(path)
+
+
+def test_a_context_length_beyond_the_contracts_is_refused(model: Path, tmp_path: Path) -> None:
+    value = struct.pack("<II", 4, 0xFFFF_FFFF)
+    path = replace_entry(model, "llama.context_length", value, tmp_path / "long.gguf")
+    with pytest.raises(InvalidArgument, match="a context length of 4294967295"):
+        check_gguf(path)
+
+
+def test_tensors_that_share_a_place_are_refused_as_llama_cpp_does(
+    model: Path, tmp_path: Path
+) -> None:
+    data = bytearray(model.read_bytes())
+    # Behind the second tensor's name: number of dimensions, one dimension, the type, the offset.
+    place = data.index(b"output_norm.weight") + len(b"output_norm.weight") + 4 + 8 + 4
+    data[place : place + 8] = struct.pack("<Q", 0)
+    path = tmp_path / "shared.gguf"
+    path.write_bytes(data)
+    with pytest.raises(InvalidArgument, match=r"output_norm\.weight is announced at 0"):
+        check_gguf(path)
+
+
+def test_a_header_of_endless_size_is_refused_before_it_is_read(
+    model: Path, tmp_path: Path
+) -> None:
+    path = replace_entry(
+        model,
+        "tokenizer.ggml.tokens",
+        struct.pack("<IIQ", 9, 0, 1 << 29),
+        tmp_path / "endless.gguf",
+    )
+    os.truncate(path, 1 << 32)  # sparse: takes no room
+    with pytest.raises(InvalidArgument, match="header is larger than"):
+        check_gguf(path)
+
+
+def test_a_title_is_one_printable_line(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "m.gguf", name="bad\x1b[31m\nname")
+    assert check_gguf(path).title == "bad [31m name"
 
 
 def test_something_else_with_the_ending_gguf_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from tests.support.fake_hub import FakeHub, HubRepository
 from tests.support.plain_gguf import write_gguf
 from tests.support.tiny_onnx import save_model
 
-from farthing.inference.store import AddProgress, Hub, ModelStore
+from farthing.inference.store import AddProgress, Hub, ModelStore, Retrying, RetryRules
 from farthing.inference.store.hub_files import HubFile, HubId, choose_files, parse_hub_id
 from farthing.kit.errors import (
     InvalidArgument,
@@ -31,7 +31,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
 
 @pytest.fixture
 def store(tmp_path: Path, hub: FakeHub) -> ModelStore:
-    return ModelStore(tmp_path / "models", hub=Hub(hub.endpoint))
+    retrying = Retrying(RetryRules(attempt_count=3), sleep=lambda _: None)
+    return ModelStore(tmp_path / "models", hub=Hub(hub.endpoint), retrying=retrying)
 
 
 @pytest.fixture
@@ -120,7 +121,7 @@ def test_content_other_than_published_is_refused(
     hub.repositories["owner/small"] = HubRepository(
         {"small.gguf": gguf_bytes}, served={"small.gguf": tampered}
     )
-    with pytest.raises(InvalidArgument, match="other than the hub published"):
+    with pytest.raises(InvalidArgument, match="not what was announced"):
         store.add("owner/small")
     assert store.list() == ()
 
@@ -144,15 +145,31 @@ def test_a_gated_repository_says_where_to_accept_its_licence(
 
 
 def test_a_broken_download_is_resumed_by_the_next_try(
-    hub: FakeHub, store: ModelStore, gguf_bytes: bytes, monkeypatch: pytest.MonkeyPatch
+    hub: FakeHub, store: ModelStore, gguf_bytes: bytes
 ) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 100)
-    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)
     repository = HubRepository({"big.gguf": gguf_bytes}, break_at_byte=1000)
     hub.repositories["owner/big"] = repository
-    with pytest.raises(Unavailable, match="goes on where it stopped"):
+    with pytest.raises(Unavailable, match=r"1000 of \d+ bytes.*goes on where it stopped"):
         store.add("owner/big")
     repository.break_at_byte = None
     stored = store.add("owner/big")
     assert stored.path.read_bytes() == gguf_bytes
     assert hub.range_starts[-1] == 1000
+
+
+def test_what_the_store_has_already_is_not_fetched_again(
+    hub: FakeHub, store: ModelStore, gguf_bytes: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / "local.gguf").write_bytes(gguf_bytes)
+    store.add(tmp_path / "local.gguf", "local")
+    hub.repositories["owner/same"] = HubRepository({"same.gguf": gguf_bytes}, break_at_byte=0)
+    assert store.add("owner/same", "same").digest == store.resolve("local").digest
+
+
+def test_a_file_name_that_leads_elsewhere_is_refused(
+    hub: FakeHub, store: ModelStore, gguf_bytes: bytes, tmp_path: Path
+) -> None:
+    hub.repositories["owner/evil"] = HubRepository({"../../../evil.gguf": gguf_bytes})
+    with pytest.raises(InvalidArgument, match="leads elsewhere"):
+        store.add("owner/evil")
+    assert not list(tmp_path.rglob("evil.gguf"))

@@ -42,7 +42,7 @@ def onnx_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def leftovers(store_root: Path) -> list[str]:
-    return [p.name for p in (store_root / "incoming").iterdir()]
+    return [p.name for p in (store_root / "incoming").glob("*")]
 
 
 def test_a_gguf_file_is_found_by_its_name_and_hash(
@@ -180,16 +180,28 @@ def test_the_usual_places_of_a_graph_are_known(
     assert (stored.path / graph_path).is_file()
 
 
-def test_a_truncated_graph_is_refused_by_a_process_of_its_own(
+def test_a_truncated_graph_is_refused(
     store: ModelStore, onnx_folder: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "cut"
     shutil.copytree(onnx_folder, folder)
     graph = folder / "model.onnx"
     graph.write_bytes(graph.read_bytes()[:-500])
-    with pytest.raises(InvalidArgument, match="cannot be opened"):
+    with pytest.raises(InvalidArgument, match="not a readable ONNX file"):
         store.add(folder)
     assert store.list() == ()
+
+
+def test_a_graph_that_only_the_library_can_fault_is_refused_by_a_process_of_its_own(
+    store: ModelStore, onnx_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "odd"
+    shutil.copytree(onnx_folder, folder)
+    graph = folder / "model.onnx"
+    graph.write_bytes(graph.read_bytes().replace(b"MatMul", b"MatMal"))
+    with pytest.raises(InvalidArgument, match="cannot be opened"):
+        store.add(folder)
+    assert leftovers(tmp_path / "models") == []
 
 
 def test_a_graph_that_is_no_decoder_is_refused(

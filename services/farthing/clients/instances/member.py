@@ -111,10 +111,7 @@ class Member:
         retry_s = 0.05
         while True:
             try:
-                models = await self.stub.ListModels(
-                    inference_pb2.ListModelsRequest(), timeout=_CALL_S
-                )
-                self.models = {info.name: info for info in models.models}
+                await self._list_models()
                 await self._follow_load()
             except (grpc.aio.AioRpcError, TimeoutError) as error:
                 if self._connected:
@@ -128,7 +125,12 @@ class Member:
             await asyncio.sleep(retry_s * random.uniform(0.5, 1.0))
             retry_s = min(retry_s * 2, _LONGEST_RETRY_S)
 
+    async def _list_models(self) -> None:
+        models = await self.stub.ListModels(inference_pb2.ListModelsRequest(), timeout=_CALL_S)
+        self.models = {info.name: info for info in models.models}
+
     async def _follow_load(self) -> None:
+        version: int | None = None
         reports = self.stub.WatchLoad(inference_pb2.WatchLoadRequest())
         try:
             while True:
@@ -137,6 +139,10 @@ class Member:
                 if report is grpc.aio.EOF:
                     return
                 assert isinstance(report, inference_pb2.WatchLoadResponse)
+                if report.load.models_version != version:
+                    if version is not None:
+                        await self._list_models()
+                    version = report.load.models_version
                 self._take(report.load)
         finally:
             reports.cancel()

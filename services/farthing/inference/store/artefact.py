@@ -10,11 +10,14 @@ from typing import Any
 from farthing.inference.store.facts import ModelFacts, ModelFormat
 from farthing.inference.store.files import FileRecord, hash_file
 from farthing.inference.store.gguf import check_gguf
+from farthing.inference.store.json_files import read_object
 from farthing.inference.store.onnx_check import check_onnx
-from farthing.inference.store.onnx_folder import find_graph, folder_of, model_files
+from farthing.inference.store.onnx_external import external_files
+from farthing.inference.store.onnx_folder import CONFIG_FILES, find_graph, folder_of
 from farthing.kit.errors import InvalidArgument, NotFound
 
 CARD_NAME = "model.json"
+MOST_CARD_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,10 @@ class Artefact:
 
 
 def find_artefact(source: Path) -> Artefact:
-    """The model at a path: a GGUF file, an ONNX graph, or a folder with either. No content is read."""
+    """The model at a path: a GGUF file, an ONNX graph, or a folder with either.
+
+    Of the content only an ONNX graph's list of weight files is read.
+    """
     if not source.exists():
         raise NotFound(
             f"there is no file or folder {source}; check the path",
@@ -81,7 +87,18 @@ def find_artefact(source: Path) -> Artefact:
     graph = find_graph(source)
     folder = folder_of(graph)
     main = graph if source.is_file() else folder
-    return Artefact("onnx", folder, main, tuple(model_files(folder, graph)))
+    weights = external_files(graph)
+    configuration = [folder / name for name in CONFIG_FILES if (folder / name).is_file()]
+    if folder / CARD_NAME in weights:
+        raise InvalidArgument(
+            f"{graph.name} keeps weights in {CARD_NAME}, which is the model card's name; export it again",
+            field="source",
+            reason="MODEL_CORRUPT",
+            metadata={"path": str(graph)},
+        )
+    return Artefact(
+        "onnx", folder, main, tuple(dict.fromkeys((graph, *weights, *configuration)))
+    )
 
 
 def read_card(artefact: Artefact) -> dict[str, Any]:
@@ -90,12 +107,13 @@ def read_card(artefact: Artefact) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
+        card = read_object(path, MOST_CARD_BYTES)
+        json.dumps(card, ensure_ascii=False).encode()  # half a surrogate pair is no text
+        return card
     except ValueError as error:
         raise InvalidArgument(
-            f"{path} is not JSON ({error}); correct or remove it",
+            f"{path} {error}; correct or remove it",
             field="source",
             reason="MODEL_CARD_INVALID",
             metadata={"path": str(path)},
         ) from None
-    return card if isinstance(card, dict) else {}

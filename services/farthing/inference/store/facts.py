@@ -19,3 +19,5 @@ class ModelFacts:
     context_length: int
     vocab_size: int
     title: str
+    licence: str = ""
+    """As the file states it, empty when it does not."""

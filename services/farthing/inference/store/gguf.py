@@ -4,102 +4,17 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import BinaryIO
 
 from farthing.inference.store.facts import ModelFacts
+from farthing.inference.store.gguf_tables import ARCHITECTURES, FILE_TYPES, TENSOR_TYPES
 from farthing.kit.errors import InvalidArgument, Unimplemented
 
 Scalar = int | float | bool | str
-
-# Decoder-only text models that the pinned llama.cpp generates with. Encoders, vision parts and
-# codecs share the container and would load far enough to answer nonsense.
-ARCHITECTURES = frozenset(
-    "llama llama4 deci falcon falcon-h1 baichuan grok gpt2 gptneox mpt starcoder starcoder2 refact "
-    "bloom stablelm qwen qwen2 qwen2moe qwen3 qwen3moe qwen3next qwen35 qwen35moe phi2 phi3 phimoe "
-    "plamo plamo2 plamo3 codeshell orion internlm2 minicpm minicpm3 gemma gemma2 gemma3 gemma3n "
-    "gemma4 rwkv6 rwkv6qwen2 rwkv7 arwkv7 mamba mamba2 jamba xverse command-r cohere2 dbrx olmo "
-    "olmo2 olmoe openelm arctic deepseek deepseek2 chatglm glm4 glm4moe bitnet jais nemotron "
-    "nemotron_h exaone exaone4 exaone-moe granite granitemoe granitehybrid plm bailingmoe "
-    "bailingmoe2 dots1 arcee afmoe ernie4_5 ernie4_5-moe hunyuan-moe hunyuan-dense smollm3 gpt-oss "
-    "lfm2 lfm2moe smallthinker seed_oss grovemoe apertus minimax-m2 mistral3 mistral4 "
-    "kimi-linear".split()
-)
-
-# ggml type number -> (name, values per block, bytes per block): ggml.h of the pinned llama.cpp.
-TENSOR_TYPES: dict[int, tuple[str, int, int]] = {
-    0: ("F32", 1, 4),
-    1: ("F16", 1, 2),
-    2: ("Q4_0", 32, 18),
-    3: ("Q4_1", 32, 20),
-    6: ("Q5_0", 32, 22),
-    7: ("Q5_1", 32, 24),
-    8: ("Q8_0", 32, 34),
-    9: ("Q8_1", 32, 40),
-    10: ("Q2_K", 256, 84),
-    11: ("Q3_K", 256, 110),
-    12: ("Q4_K", 256, 144),
-    13: ("Q5_K", 256, 176),
-    14: ("Q6_K", 256, 210),
-    15: ("Q8_K", 256, 292),
-    16: ("IQ2_XXS", 256, 66),
-    17: ("IQ2_XS", 256, 74),
-    18: ("IQ3_XXS", 256, 98),
-    19: ("IQ1_S", 256, 50),
-    20: ("IQ4_NL", 32, 18),
-    21: ("IQ3_S", 256, 110),
-    22: ("IQ2_S", 256, 82),
-    23: ("IQ4_XS", 256, 136),
-    24: ("I8", 1, 1),
-    25: ("I16", 1, 2),
-    26: ("I32", 1, 4),
-    27: ("I64", 1, 8),
-    28: ("F64", 1, 8),
-    29: ("IQ1_M", 256, 56),
-    30: ("BF16", 1, 2),
-    34: ("TQ1_0", 256, 54),
-    35: ("TQ2_0", 256, 66),
-    39: ("MXFP4", 32, 17),
-}
-
-# general.file_type -> the name people know the file by: llama.h of the pinned llama.cpp.
-FILE_TYPES: dict[int, str] = {
-    0: "F32",
-    1: "F16",
-    2: "Q4_0",
-    3: "Q4_1",
-    7: "Q8_0",
-    8: "Q5_0",
-    9: "Q5_1",
-    10: "Q2_K",
-    11: "Q3_K_S",
-    12: "Q3_K_M",
-    13: "Q3_K_L",
-    14: "Q4_K_S",
-    15: "Q4_K_M",
-    16: "Q5_K_S",
-    17: "Q5_K_M",
-    18: "Q6_K",
-    19: "IQ2_XXS",
-    20: "IQ2_XS",
-    21: "Q2_K_S",
-    22: "IQ3_XS",
-    23: "IQ3_XXS",
-    24: "IQ1_S",
-    25: "IQ4_NL",
-    26: "IQ3_S",
-    27: "IQ3_M",
-    28: "IQ2_S",
-    29: "IQ2_M",
-    30: "IQ4_XS",
-    31: "IQ1_M",
-    32: "BF16",
-    36: "TQ1_0",
-    37: "TQ2_0",
-    38: "MXFP4_MOE",
-}
 
 _SCALARS = {
     0: "B",
@@ -115,9 +30,16 @@ _SCALARS = {
     12: "d",
 }
 _STRING, _ARRAY = 8, 9
+# Real headers stay far below these: the largest vocabularies have about 260,000 tokens and 10 MB of text.
 _MAX_ENTRY_COUNT = 1 << 20
+_MAX_TEXT_COUNT = 1 << 23
 _MAX_STRING_BYTES = 1 << 24
+_MAX_HEADER_BYTES = 1 << 28
+# ggml.h: GGML_MAX_DIMS and GGML_MAX_NAME, the closing zero included.
 _MAX_DIMENSION_COUNT = 4
+_MAX_TENSOR_NAME_BYTES = 63
+# What the contracts can carry.
+_MAX_INT32 = (1 << 31) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +51,10 @@ class Tensor:
     type_name: str
     offset_bytes: int
     size_bytes: int
+
+
+_TensorHeader = tuple[str, tuple[int, ...], str, int, int]
+"""Name, shape, type, offset in the data and size in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +70,10 @@ class GgufHeader:
 class _Reader:
     def __init__(self, file: BinaryIO, path: Path, size_bytes: int) -> None:
         self._file, self._path, self._size_bytes = file, path, size_bytes
+        self._position = 0
 
     def take(self, count: int) -> bytes:
+        self._advance(count)
         data = self._file.read(count)
         if len(data) < count:
             raise corrupt(self._path, "the header ends early; the file is truncated")
@@ -165,12 +93,18 @@ class _Reader:
             raise corrupt(self._path, "a text in the header is not UTF-8") from None
 
     def skip(self, count: int) -> None:
-        if self._file.tell() + count > self._size_bytes:
-            raise corrupt(self._path, "the header ends early; the file is truncated")
+        self._advance(count)
         self._file.seek(count, os.SEEK_CUR)
 
     def position(self) -> int:
-        return self._file.tell()
+        return self._position
+
+    def _advance(self, count: int) -> None:
+        self._position += count
+        if self._position > self._size_bytes:
+            raise corrupt(self._path, "the header ends early; the file is truncated")
+        if self._position > _MAX_HEADER_BYTES:
+            raise corrupt(self._path, f"its header is larger than {_MAX_HEADER_BYTES} bytes")
 
 
 def corrupt(path: Path, finding: str) -> InvalidArgument:
@@ -201,14 +135,11 @@ def read_header(path: Path) -> GgufHeader:
         for _ in range(entry_count):
             _read_entry(reader, path, metadata, array_counts)
         headers = [_read_tensor(reader, path) for _ in range(tensor_count)]
-        alignment = metadata.get("general.alignment", 32)
-        if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
-            raise corrupt(path, f"alignment {alignment}")
-        start = -(-reader.position() // alignment) * alignment
-    tensors = tuple(
-        Tensor(name, shape, type_name, start + offset, size)
-        for name, shape, type_name, offset, size in headers
-    )
+        position = reader.position()
+    alignment = metadata.get("general.alignment", 32)
+    if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
+        raise corrupt(path, f"alignment {alignment}")
+    tensors = _place_tensors(path, headers, position, alignment)
     for tensor in tensors:
         if tensor.offset_bytes + tensor.size_bytes > size_bytes:
             raise corrupt(
@@ -217,6 +148,27 @@ def read_header(path: Path) -> GgufHeader:
                 f"the file at {size_bytes}; it is truncated",
             )
     return GgufHeader(version, metadata, array_counts, tensors)
+
+
+def _place_tensors(
+    path: Path, headers: Sequence[_TensorHeader], position: int, alignment: int
+) -> tuple[Tensor, ...]:
+    """Tensors by their place in the file; they follow each other without gaps, or llama.cpp refuses the file."""
+    start = _round_up(position, alignment)
+    expected, names, placed = 0, set[str](), []
+    for name, shape, type_name, offset, size in headers:
+        if name in names:
+            raise corrupt(path, f"tensor {name} is there twice")
+        if offset != expected:
+            raise corrupt(path, f"tensor {name} is announced at {offset} instead of {expected}")
+        names.add(name)
+        placed.append(Tensor(name, shape, type_name, start + offset, size))
+        expected = _round_up(offset + size, alignment)
+    return tuple(placed)
+
+
+def _round_up(value: int, step: int) -> int:
+    return -(-value // step) * step
 
 
 def check_gguf(path: Path) -> ModelFacts:
@@ -240,20 +192,30 @@ def check_gguf(path: Path) -> ModelFacts:
     if not header.tensors or not vocab_size:
         missing = "tensors" if vocab_size else "tokenizer"
         raise corrupt(path, f"it has no {missing}")
+    context_length = _integer(header, f"{architecture}.context_length")
+    if not 0 <= context_length <= _MAX_INT32:
+        raise corrupt(path, f"a context length of {context_length} tokens")
     return ModelFacts(
         format="gguf",
         architecture=architecture,
         quantization=_quantization(header),
         parameter_count=sum(prod(tensor.shape) for tensor in header.tensors),
-        context_length=_integer(header, f"{architecture}.context_length"),
+        context_length=context_length,
         vocab_size=vocab_size,
-        title=str(header.metadata.get("general.name", "")),
+        title=_line(header, "general.name"),
+        licence=_line(header, "general.license"),
     )
 
 
 def _integer(header: GgufHeader, key: str) -> int:
     value = header.metadata.get(key, 0)
     return value if isinstance(value, int) else 0
+
+
+def _line(header: GgufHeader, key: str) -> str:
+    """A text of the header as one printable line of at most 200 characters."""
+    text = str(header.metadata.get(key, ""))
+    return "".join(mark if mark.isprintable() else " " for mark in text).strip()[:200]
 
 
 def _quantization(header: GgufHeader) -> str:
@@ -271,6 +233,8 @@ def _read_entry(
     reader: _Reader, path: Path, metadata: dict[str, Scalar], array_counts: dict[str, int]
 ) -> None:
     key = reader.text()
+    if key in metadata or key in array_counts:
+        raise corrupt(path, f"metadata {_shorten(key)} is there twice")
     kind = reader.number("I")
     if kind != _ARRAY:
         metadata[key] = _read_scalar(reader, path, kind)
@@ -278,13 +242,15 @@ def _read_entry(
     item_kind, count = reader.number("I"), reader.number("Q")
     array_counts[key] = count
     if item_kind == _STRING:
+        if count > _MAX_TEXT_COUNT:
+            raise corrupt(path, f"metadata {_shorten(key)} announces {count} texts")
         for _ in range(count):
             size = reader.number("Q")
             reader.skip(size)
     elif item_kind in _SCALARS:
         reader.skip(count * struct.calcsize("<" + _SCALARS[item_kind]))
     else:
-        raise corrupt(path, f"metadata {key} is an array of unknown type {item_kind}")
+        raise corrupt(path, f"metadata {_shorten(key)} is an array of unknown type {item_kind}")
 
 
 def _read_scalar(reader: _Reader, path: Path, kind: int) -> Scalar:
@@ -297,8 +263,10 @@ def _read_scalar(reader: _Reader, path: Path, kind: int) -> Scalar:
     return value
 
 
-def _read_tensor(reader: _Reader, path: Path) -> tuple[str, tuple[int, ...], str, int, int]:
+def _read_tensor(reader: _Reader, path: Path) -> _TensorHeader:
     name = reader.text()
+    if len(name.encode()) > _MAX_TENSOR_NAME_BYTES:
+        raise corrupt(path, f"a tensor's name is longer than {_MAX_TENSOR_NAME_BYTES} bytes")
     dimension_count = reader.number("I")
     if dimension_count > _MAX_DIMENSION_COUNT:
         raise corrupt(path, f"tensor {name} has {dimension_count} dimensions")
@@ -307,9 +275,15 @@ def _read_tensor(reader: _Reader, path: Path) -> tuple[str, tuple[int, ...], str
     if kind not in TENSOR_TYPES:
         raise corrupt(path, f"tensor {name} has unknown type {kind}")
     type_name, block_values, block_bytes = TENSOR_TYPES[kind]
-    values = prod(shape)
-    if values % block_values:
+    row = shape[0] if shape else 1
+    if row % block_values:
         raise corrupt(
-            path, f"tensor {name} of {values} values does not fill {type_name} blocks"
+            path,
+            f"tensor {name} has rows of {row} values, which do not fill {type_name} blocks",
         )
+    values = prod(shape)
     return name, shape, type_name, reader.number("Q"), values // block_values * block_bytes
+
+
+def _shorten(text: str) -> str:
+    return repr(text[:60])

@@ -1,21 +1,18 @@
-"""Fetches a model from a model hub through huggingface_hub, resuming what an earlier try left."""
+"""Fetches a model from a hub: huggingface_hub says what there is, our own downloads bring it and go on after breaks."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from farthing.inference.store.files import (
-    AddProgress,
-    ProgressCallback,
-    hash_file,
-    require_room,
-)
+from farthing.inference.store.files import AddProgress, ProgressCallback
+from farthing.inference.store.http_fetch import Download, Downloaded
 from farthing.inference.store.hub_files import HubFile, HubId, choose_files
+from farthing.inference.store.plain_paths import place_inside
 from farthing.kit.errors import (
     FailedPrecondition,
     FarthingError,
@@ -25,15 +22,22 @@ from farthing.kit.errors import (
     Unavailable,
 )
 
+Fetch = Callable[[Download, ProgressCallback], Downloaded]
+"""Brings one file."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """Where a hub model was fetched to, and exactly what it is: the revision is a commit id."""
+    """Where a hub model was fetched to, and exactly what it is: the revision is a commit id.
 
-    folder: Path
+    `hashes` has the sha256 of every file by its path, `licence` what the hub says of it.
+    """
+
     main: Path
     repository: str
     revision: str
+    hashes: dict[str, str]
+    licence: str
 
 
 class Hub:
@@ -42,7 +46,9 @@ class Hub:
     def __init__(self, endpoint: str = "") -> None:
         self._endpoint = endpoint or None
 
-    def fetch(self, hub_id: HubId, folder: Path, progress: ProgressCallback) -> Fetched:
+    def fetch(
+        self, hub_id: HubId, folder: Path, fetch: Fetch, progress: ProgressCallback
+    ) -> Fetched:
         """Downloads the model's files under `folder` and compares every hash that the hub publishes.
 
         NotFound, PermissionDenied, Unavailable (no connection: try again, it resumes), InvalidArgument (the id is
@@ -50,47 +56,38 @@ class Hub:
         """
         library = _load_library()
         try:
-            return self._fetch(library, hub_id, folder, progress)
-        except FarthingError:
-            raise
+            info = library.HfApi(endpoint=self._endpoint).model_info(
+                hub_id.repository, revision=hub_id.revision or None, files_metadata=True
+            )
+            headers = library.utils.build_hf_headers()
         except Exception as error:
             raise _translate(library, hub_id, error) from error
-
-    def _fetch(
-        self, library: ModuleType, hub_id: HubId, folder: Path, progress: ProgressCallback
-    ) -> Fetched:
-        api = library.HfApi(endpoint=self._endpoint)
-        info = api.model_info(
-            hub_id.repository, revision=hub_id.revision or None, files_metadata=True
-        )
-        listing = [_hub_file(sibling) for sibling in info.siblings or []]
-        chosen = choose_files(hub_id, listing)
-        total_bytes = sum(f.size_bytes for f in chosen)
-        require_room(folder, total_bytes)
+        chosen = choose_files(hub_id, [_hub_file(sibling) for sibling in info.siblings or []])
+        total_bytes = sum(file.size_bytes for file in chosen)
         done_bytes = 0
+        paths, hashes = [], dict[str, str]()
         for file in chosen:
 
-            def on_bytes(count: int, file: HubFile = file) -> None:
-                nonlocal done_bytes
-                done_bytes += count
-                progress(
-                    AddProgress(
-                        "download", file.path, min(done_bytes, total_bytes), total_bytes
+            def report(one: AddProgress, before_bytes: int = done_bytes) -> None:
+                if one.stage == "download":
+                    one = replace(
+                        one, done_bytes=before_bytes + one.done_bytes, total_bytes=total_bytes
                     )
-                )
+                progress(one)
 
-            path = Path(
-                library.hf_hub_download(
-                    hub_id.repository,
-                    file.path,
-                    revision=info.sha,
-                    local_dir=folder,
-                    endpoint=self._endpoint,
-                    tqdm_class=_reporting_bar(library, on_bytes),
-                )
+            path = _place(hub_id, folder / "model", file.path)
+            url = library.hf_hub_url(
+                hub_id.repository, file.path, revision=info.sha, endpoint=self._endpoint
             )
-            _compare(hub_id, file, path)
-        return Fetched(folder, folder / chosen[0].path, hub_id.repository, str(info.sha))
+            download = Download(url, path, file.path, file.sha256, file.size_bytes, headers)
+            try:
+                done = fetch(download, report)
+            except PermissionDenied as error:
+                raise _gated(hub_id) from error
+            paths.append(path)
+            hashes[path.relative_to(folder / "model").as_posix()] = done.sha256
+            done_bytes += done.size_bytes
+        return Fetched(paths[0], hub_id.repository, str(info.sha), hashes, _licence_of(info))
 
 
 def _load_library() -> ModuleType:
@@ -112,44 +109,37 @@ def _hub_file(sibling: Any) -> HubFile:
     return HubFile(sibling.rfilename, sibling.size or 0, lfs.sha256 if lfs else "")
 
 
-def _compare(hub_id: HubId, file: HubFile, path: Path) -> None:
-    size_bytes = path.stat().st_size
-    if (file.size_bytes and size_bytes != file.size_bytes) or (
-        file.sha256 and hash_file(path) != file.sha256
-    ):
-        path.unlink()
+def _place(hub_id: HubId, folder: Path, name: str) -> Path:
+    try:
+        return place_inside(folder, name)
+    except ValueError as error:
         raise InvalidArgument(
-            f"{file.path} of {hub_id} came out other than the hub published it; fetch it again",
+            f"{hub_id} lists a file that cannot be fetched: {error}",
             field="source",
-            reason="MODEL_HASH_MISMATCH",
-            metadata={"source": str(hub_id), "path": file.path},
-        )
+            reason="MODEL_FILE_NOT_FOUND",
+            metadata={"source": str(hub_id)},
+        ) from None
 
 
-def _reporting_bar(library: ModuleType, on_bytes: Callable[[int], None]) -> type[Any]:
-    base: type[Any] = library.utils.tqdm
+def _licence_of(info: Any) -> str:
+    card = getattr(info, "card_data", None)
+    licence = card.get("license") if card is not None else None
+    return licence[:200] if isinstance(licence, str) else ""
 
-    class ReportingBar(base):  # type: ignore[misc]
-        """Tells the store's progress callback instead of drawing."""
 
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **{**kwargs, "disable": True})
-
-        def update(self, n: float | None = 1) -> None:
-            on_bytes(int(n or 0))
-
-    return ReportingBar
+def _gated(hub_id: HubId) -> PermissionDenied:
+    return PermissionDenied(
+        f"{hub_id.repository} asks for its licence to be accepted; accept it on the hub, then set HF_TOKEN",
+        reason="MODEL_GATED",
+        metadata={"source": str(hub_id)},
+    )
 
 
 def _translate(library: ModuleType, hub_id: HubId, error: Exception) -> FarthingError:
     errors = library.errors
     metadata = {"source": str(hub_id)}
     if isinstance(error, errors.GatedRepoError):
-        return PermissionDenied(
-            f"{hub_id.repository} asks for its licence to be accepted; accept it on the hub, then set HF_TOKEN",
-            reason="MODEL_GATED",
-            metadata=metadata,
-        )
+        return _gated(hub_id)
     if isinstance(error, errors.RevisionNotFoundError):
         return NotFound(
             f"{hub_id.repository} has no revision {hub_id.revision!r}; check it on the hub",

@@ -6,13 +6,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from farthing.inference.store.onnx_folder import CONFIG_FILES, GRAPH_PATHS, WEIGHT_SUFFIXES
+from farthing.inference.store.onnx_folder import CONFIG_FILES, GRAPH_PATHS
 from farthing.kit.errors import InvalidArgument, Unimplemented
 
 _HUB_ID = re.compile(
     r"(?P<repository>[\w][\w.-]*/[\w][\w.-]*)(?:@(?P<revision>[\w][\w./-]*))?(?::(?P<selector>[\w][\w./-]*))?",
     re.ASCII,
 )
+# A graph's large weights may lie beside it: Optimum and the exporters of torch use these endings.
+_WEIGHT_SUFFIXES = ("_data", ".data")
 _SPLIT_PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 
 
@@ -98,5 +100,5 @@ def _is_variant(path: str, wanted: str) -> bool:
 
 
 def _beside(graph: HubFile, listing: Sequence[HubFile]) -> list[HubFile]:
-    weights = tuple(graph.path + suffix for suffix in WEIGHT_SUFFIXES)
+    weights = tuple(graph.path + suffix for suffix in _WEIGHT_SUFFIXES)
     return [f for f in listing if f.path in CONFIG_FILES or f.path.startswith(weights)]

@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from farthing.inference.store.facts import ModelFacts
+from farthing.inference.store.onnx_external import external_files
 from farthing.inference.store.onnx_folder import invalid_folder, read_config, read_json
 from farthing.inference.store.onnx_signature import GraphValue, read_signature
 from farthing.inference.store.onnx_weights import read_weights
 from farthing.kit.errors import FailedPrecondition
 
 PROBE_TIMEOUT_S = 600.0
+# Libraries, heap and arenas; what a model takes on top is a small multiple of its files.
+_BASE_MEMORY_BYTES = 6 << 30
+_MEMORY_PER_FILE_BYTE = 4
 
 
 def check_onnx(folder: Path, graph: Path) -> ModelFacts:
@@ -55,6 +59,7 @@ def check_onnx(folder: Path, graph: Path) -> ModelFacts:
         context_length=config.context_length,
         vocab_size=vocab_size,
         title="",
+        licence=config.licence,
     )
 
 
@@ -66,12 +71,14 @@ def _values(items: list[Any]) -> list[GraphValue]:
 
 
 def _probe(folder: Path, graph: Path) -> dict[str, Any]:
+    size_bytes = sum(path.stat().st_size for path in (graph, *external_files(graph)))
     command = [
         sys.executable,
         "-m",
         "farthing.inference.store.onnx_probe",
         str(graph),
         str(folder / "tokenizer.json"),
+        str(_BASE_MEMORY_BYTES + _MEMORY_PER_FILE_BYTE * size_bytes),
     ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     try:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from farthing.inference.store.json_files import read_object
 from farthing.kit.errors import InvalidArgument
 
 GRAPH_PATHS = (
@@ -15,8 +15,6 @@ GRAPH_PATHS = (
     "decoder_model_merged.onnx",
     "onnx/decoder_model_merged.onnx",
 )
-# A graph's large weights may lie beside it: Optimum and the exporters of torch use these endings.
-WEIGHT_SUFFIXES = ("_data", ".data")
 CONFIG_FILES = (
     "config.json",
     "generation_config.json",
@@ -25,6 +23,10 @@ CONFIG_FILES = (
     "special_tokens_map.json",
     "chat_template.jinja",
 )
+
+
+# What the contracts can carry.
+_MAX_INT32 = (1 << 31) - 1
 
 
 def invalid_folder(folder: Path, finding: str, fix: str) -> InvalidArgument:
@@ -47,6 +49,7 @@ class ModelConfig:
     head_count: int
     head_dimension: int
     eos_ids: tuple[int, ...]
+    licence: str = ""
 
 
 def find_graph(folder: Path) -> Path:
@@ -75,21 +78,6 @@ def folder_of(graph: Path) -> Path:
     return here
 
 
-def model_files(folder: Path, graph: Path) -> list[Path]:
-    """Every file that makes up the model, for copying and hashing: graph, weights beside it, configuration."""
-    weights = [
-        p
-        for p in sorted(graph.parent.iterdir())
-        if p.is_file()
-        and any(
-            p.name.startswith(graph.name + s) or p.name.startswith(graph.stem + s)
-            for s in WEIGHT_SUFFIXES
-        )
-    ]
-    configuration = [folder / name for name in CONFIG_FILES if (folder / name).is_file()]
-    return [graph, *weights, *configuration]
-
-
 def read_config(folder: Path) -> ModelConfig:
     """Reads the folder's configuration. InvalidArgument names the file and what is wrong."""
     config = read_json(folder, "config.json")
@@ -116,33 +104,33 @@ def read_config(folder: Path) -> ModelConfig:
         head_dimension=_integer(config, "head_dim")
         or (width // head_count if head_count else 0),
         eos_ids=_token_ids(eos),
+        licence=licence[:200] if isinstance(licence := config.get("license"), str) else "",
     )
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
     """One JSON object of the folder. InvalidArgument when it is missing or no JSON object."""
     path = folder / name
+    if not path.is_file():
+        raise invalid_folder(folder, f"{name} is missing", "copy the whole export")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise invalid_folder(folder, f"{name} is missing", "copy the whole export") from None
-    except (UnicodeDecodeError, ValueError) as error:
-        raise invalid_folder(
-            folder, f"{name} is not JSON ({error})", "export the model again"
-        ) from None
-    if not isinstance(value, dict):
-        raise invalid_folder(folder, f"{name} is not a JSON object", "export the model again")
-    return value
+        return read_object(path)
+    except ValueError as error:
+        raise invalid_folder(folder, f"{name} {error}", "export the model again") from None
 
 
 def _integer(config: dict[str, Any], *names: str) -> int:
     for name in names:
         value = config.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MAX_INT32:
             return value
     return 0
 
 
 def _token_ids(value: object) -> tuple[int, ...]:
     items = value if isinstance(value, list) else [value]
-    return tuple(i for i in items if isinstance(i, int) and not isinstance(i, bool) and i >= 0)
+    return tuple(
+        i
+        for i in items
+        if isinstance(i, int) and not isinstance(i, bool) and 0 <= i <= _MAX_INT32
+    )

@@ -1,13 +1,14 @@
 """Opens a model folder in a process of its own and prints what the graph and tokenizer are, as one JSON line.
 
-Run as `python -m farthing.inference.store.onnx_probe GRAPH TOKENIZER`: a file that crashes the library
-takes this process along and nothing else.
+Run as `python -m farthing.inference.store.onnx_probe GRAPH TOKENIZER MEMORY_BYTES`: a file that crashes the library, or
+makes it ask for more memory than that, takes this process along and nothing else.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import sys
 from typing import Any
 
@@ -44,4 +45,5 @@ def probe(graph: str, tokenizer: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[3]), int(sys.argv[3])))
     sys.stdout.write(json.dumps(probe(sys.argv[1], sys.argv[2])) + "\n")

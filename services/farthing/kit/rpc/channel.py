@@ -12,6 +12,7 @@ __all__ = [
     "MAX_MESSAGE_BYTES",
     "batch_metadata",
     "decode_error",
+    "open_blocking_channel",
     "open_channel",
     "outgoing_metadata",
 ]
@@ -40,6 +41,13 @@ def open_channel(address: str, *, tls: TlsFiles | None = None) -> grpc.aio.Chann
     if tls is None:
         return grpc.aio.insecure_channel(address, options=_OPTIONS)
     return grpc.aio.secure_channel(address, tls.channel_credentials(), options=_OPTIONS)
+
+
+def open_blocking_channel(address: str, *, tls: TlsFiles | None = None) -> grpc.Channel:
+    """The same for work in threads, such as moving files, that would only hinder an event loop."""
+    if tls is None:
+        return grpc.insecure_channel(address, options=_OPTIONS)
+    return grpc.secure_channel(address, tls.channel_credentials(), options=_OPTIONS)
 
 
 def outgoing_metadata(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -106,7 +107,17 @@ def _keep_entries(error: errors.FarthingError) -> dict[str, str]:
     return kept
 
 
-def decode_error(error: grpc.aio.AioRpcError) -> errors.FarthingError:
+class FailedCall(Protocol):
+    """What went wrong with a call; grpc.aio.AioRpcError is one, and so are the errors of blocking channels."""
+
+    def code(self) -> grpc.StatusCode: ...
+
+    def details(self) -> str | None: ...
+
+    def trailing_metadata(self) -> Any: ...
+
+
+def decode_error(error: FailedCall) -> errors.FarthingError:
     """Turn a failed call back into the domain error that the callee raised, as far as the wire tells."""
     reason, metadata, retry_after_ms = f"GRPC_{error.code().name}", {}, 0
     for key, value in error.trailing_metadata() or ():

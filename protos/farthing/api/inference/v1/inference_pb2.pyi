@@ -336,7 +336,7 @@ class WatchLoadResponse(_message.Message):
     def __init__(self, load: _Optional[_Union[LoadReport, _Mapping]] = ...) -> None: ...
 
 class LoadReport(_message.Message):
-    __slots__ = ("running_request_count", "queued_request_count", "capacity_request_count", "queue_age_ms", "speeds", "paused_request_count", "state", "kv_token_count", "kv_token_capacity", "cached_token_count", "prefix_hit_ratio")
+    __slots__ = ("running_request_count", "queued_request_count", "capacity_request_count", "queue_age_ms", "speeds", "paused_request_count", "state", "kv_token_count", "kv_token_capacity", "cached_token_count", "prefix_hit_ratio", "models_version")
     RUNNING_REQUEST_COUNT_FIELD_NUMBER: _ClassVar[int]
     QUEUED_REQUEST_COUNT_FIELD_NUMBER: _ClassVar[int]
     CAPACITY_REQUEST_COUNT_FIELD_NUMBER: _ClassVar[int]
@@ -348,6 +348,7 @@ class LoadReport(_message.Message):
     KV_TOKEN_CAPACITY_FIELD_NUMBER: _ClassVar[int]
     CACHED_TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
     PREFIX_HIT_RATIO_FIELD_NUMBER: _ClassVar[int]
+    MODELS_VERSION_FIELD_NUMBER: _ClassVar[int]
     running_request_count: int
     queued_request_count: int
     capacity_request_count: int
@@ -359,7 +360,8 @@ class LoadReport(_message.Message):
     kv_token_capacity: int
     cached_token_count: int
     prefix_hit_ratio: float
-    def __init__(self, running_request_count: _Optional[int] = ..., queued_request_count: _Optional[int] = ..., capacity_request_count: _Optional[int] = ..., queue_age_ms: _Optional[int] = ..., speeds: _Optional[_Iterable[_Union[ModelSpeed, _Mapping]]] = ..., paused_request_count: _Optional[int] = ..., state: _Optional[_Union[EngineState, str]] = ..., kv_token_count: _Optional[int] = ..., kv_token_capacity: _Optional[int] = ..., cached_token_count: _Optional[int] = ..., prefix_hit_ratio: _Optional[float] = ...) -> None: ...
+    models_version: int
+    def __init__(self, running_request_count: _Optional[int] = ..., queued_request_count: _Optional[int] = ..., capacity_request_count: _Optional[int] = ..., queue_age_ms: _Optional[int] = ..., speeds: _Optional[_Iterable[_Union[ModelSpeed, _Mapping]]] = ..., paused_request_count: _Optional[int] = ..., state: _Optional[_Union[EngineState, str]] = ..., kv_token_count: _Optional[int] = ..., kv_token_capacity: _Optional[int] = ..., cached_token_count: _Optional[int] = ..., prefix_hit_ratio: _Optional[float] = ..., models_version: _Optional[int] = ...) -> None: ...
 
 class ModelSpeed(_message.Message):
     __slots__ = ("model", "prefill_tokens_per_second", "decode_tokens_per_second", "token_interval_us", "step_us", "prefill_us", "decode_us", "kv_us")
