@@ -13,7 +13,7 @@ from farthing.api.inference.v1 import inference_pb2, inference_pb2_grpc
 from farthing.api.models.v1 import models_pb2_grpc
 from farthing.inference import wire
 from farthing.inference.host import ModelHost
-from farthing.inference.process.remote import RemoteEngine
+from farthing.inference.process.remote import Observer, RemoteEngine
 from farthing.inference.residents import Prepare, Prepared, Residents
 from farthing.inference.servicer import InferenceServicer
 from farthing.inference.settings import EngineSettings
@@ -27,10 +27,9 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class RequestMetrics:
-    """Implements Observer: counts what requests used, cancelled ones included."""
+    """Counts what requests used, cancelled ones included."""
 
-    def __init__(self, metrics: Metrics, model: str) -> None:
-        self._model = model
+    def __init__(self, metrics: Metrics) -> None:
         self._requests = metrics.counter(
             names.METRIC_INFERENCE_REQUESTS,
             "Requests that left the engine.",
@@ -45,9 +44,13 @@ class RequestMetrics:
             names.METRIC_INFERENCE_COMPUTE, "Device time.", ("model", "phase")
         )
 
-    def request_done(self, completion: inference_pb2.Completion) -> None:
-        """See Observer."""
-        usage, model = completion.usage, self._model
+    def of(self, model: str) -> Observer:
+        """Counts the requests of one model."""
+        return _ModelMetrics(self, model)
+
+    def count(self, model: str, completion: inference_pb2.Completion) -> None:
+        """Count a request that has left its engine."""
+        usage = completion.usage
         reason = wire.describe_reason(completion.finish_reason)
         self._requests.labels(model, reason).inc()
         self._tokens.labels(model, "input").inc(usage.input_token_count)
@@ -68,6 +71,17 @@ class RequestMetrics:
                 "compute_us": usage.compute_us,
             },
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _ModelMetrics:
+    """Implements Observer."""
+
+    metrics: RequestMetrics
+    model: str
+
+    def request_done(self, completion: inference_pb2.Completion) -> None:
+        self.metrics.count(self.model, completion)
 
 
 class _HostCollector(Collector):
@@ -157,11 +171,10 @@ async def serve_tier(
     require_admin: RequireAdmin,
 ) -> None:
     """Load the first model, then serve it, its store and what administrators load later, until SIGTERM or SIGINT."""
-    host = ModelHost()
+    host, requests = ModelHost(), RequestMetrics(process.metrics)
 
     def make_engine(prepared: Prepared) -> RemoteEngine:
-        metrics = RequestMetrics(process.metrics, prepared.name)
-        return RemoteEngine(prepared.spawn, settings.patience(), metrics)
+        return RemoteEngine(prepared.spawn, settings.patience(), requests.of(prepared.name))
 
     residents = Residents(
         host,

@@ -8,6 +8,7 @@ from farthing.cli.models.adding import add, fetch
 from farthing.cli.models.listing import list_models, show
 from farthing.cli.models.measuring import compare, measure
 from farthing.cli.models.quantizing import quantize
+from farthing.cli.models.serving import load, unload
 from farthing.cli.models.tidying import gc, remove, verify
 
 
@@ -18,6 +19,6 @@ def models() -> None:
 
 for _command in (
     *(add, fetch, list_models, show, verify, quantize),
-    *(measure, compare, remove, gc),
+    *(measure, compare, load, unload, remove, gc),
 ):
     models.add_command(_command)

@@ -21,6 +21,7 @@ from farthing.kit.rpc.channel import outgoing_metadata
 
 _T = TypeVar("_T")
 _TIMEOUT_S = 10.0
+_LOAD_TIMEOUT_S = 900.0  # self-test, start and canaries of a large model
 
 
 def list_remote(settings: CliSettings, address: str) -> models_pb2.ListArtefactsResponse:
@@ -69,6 +70,30 @@ def add_remote(
         raise Internal(f"{address} ended without a model", reason="NO_RESULT")
 
     return _call(settings, address, work)
+
+
+def load_remote(
+    settings: CliSettings, address: str, request: models_pb2.LoadModelRequest
+) -> models_pb2.LoadModelResponse:
+    """Has a service serve a model of its store."""
+    metadata = outgoing_metadata(None, require_key(settings, admin=True))
+    response: models_pb2.LoadModelResponse = _call(
+        settings,
+        address,
+        lambda stub: stub.LoadModel(request, timeout=_LOAD_TIMEOUT_S, metadata=metadata),
+    )
+    return response
+
+
+def unload_remote(settings: CliSettings, address: str, name: str) -> None:
+    """Has a service serve a model no more."""
+    metadata = outgoing_metadata(None, require_key(settings, admin=True))
+    request = models_pb2.UnloadModelRequest(name=name)
+    _call(
+        settings,
+        address,
+        lambda stub: stub.UnloadModel(request, timeout=_LOAD_TIMEOUT_S, metadata=metadata),
+    )
 
 
 def choose_nodes(settings: CliSettings, addresses: tuple[str, ...]) -> list[Node]:
