@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,45 @@ from recipe.heldout import ITEMS_PER_CELL
 from recipe.tasks import TRAINING_SHARES, cells
 
 CARD_NAME = "MODEL_CARD.md"
-VARIANTS_NAME = "variants.json"
 
-_VARIANT_COMMANDS = """export FARTHING_DATA_DIR=build/variants
+
+@dataclass(frozen=True)
+class VariantTable:
+    """A model's quantized variants as `farthing models compare --json` gives them, and how they were made."""
+
+    model: str
+    tier: str
+    file_name: str
+    commands: str
+    remark: str
+
+
+VARIANT_TABLES = (
+    VariantTable(
+        "edge-small",
+        "edge",
+        "variants.json",
+        """export FARTHING_DATA_DIR=build/variants
 farthing models add deploy/demo-models/edge-small/edge-small-f16.gguf --name edge-small-f16
 for type in Q8_0 Q5_1 Q5_0 Q4_1 Q4_0 IQ4_NL; do farthing models quantize edge-small-f16 --to $type; done
 for variant in f16 q8_0 q5_1 q5_0 q4_1 q4_0 iq4_nl; do farthing models measure edge-small-$variant; done
 farthing models compare edge-small-f16 --json > deploy/demo-models/variants.json
-"""
+""",
+        "Rows of 64 and 192 weights fit no K type.",
+    ),
+    VariantTable(
+        "cloud-large",
+        "cloud",
+        "variants-cloud.json",
+        """export FARTHING_DATA_DIR=build/variants
+farthing models add deploy/demo-models/cloud-large --name cloud-large-fp32
+for type in int8 int4; do farthing models quantize cloud-large-fp32 --to $type; done
+for variant in fp32 int8 int4; do farthing models measure cloud-large-$variant; done
+farthing models compare cloud-large-fp32 --json > deploy/demo-models/variants-cloud.json
+""",
+        "On the CPU.",
+    ),
+)
 
 _INTRODUCTION = """# The demo models
 
@@ -136,7 +169,7 @@ def variant_rows(variants: list[dict[str, Any]]) -> list[str]:
     """The rows of the table of quantized variants, as `farthing models compare --json` gives them."""
     heads = [f"{task} {level}" for task, level in cells()]
     rows = [
-        "| type | size, kB | prefill, tokens/s | decode, tokens/s | right | same answers as F16 | same beginning | "
+        "| type | size, kB | prefill, tokens/s | decode, tokens/s | right | same answers as the first | same beginning | "
         + " | ".join(heads)
         + " |",
         "|---" * (7 + len(heads)) + "|",
@@ -157,9 +190,9 @@ def variant_rows(variants: list[dict[str, Any]]) -> list[str]:
     return rows
 
 
-def _variant_section(folder: Path) -> list[str]:
+def _variant_section(folder: Path, table: VariantTable) -> list[str]:
     """What the running service did with each variant; nothing before anybody has measured them."""
-    path = folder / VARIANTS_NAME
+    path = folder / table.file_name
     if not path.is_file():
         return []
     variants: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
@@ -167,15 +200,15 @@ def _variant_section(folder: Path) -> list[str]:
     memory = max(variant["measured"]["memory_bytes"] for variant in variants)
     loads = [variant["measured"]["load_average"] for variant in variants]
     return [
-        "## Quantized variants of edge-small, in the running edge service\n",
+        f"## Quantized variants of {table.model}, in the running {table.tier} service\n",
         *variant_rows(variants),
         "",
         f"{first['tasks']['count']} items of `{first['tasks']['name']}`, greedy, one request at a time, on "
         f"{first['time'][:10]}. Machine: {first['host']}; load average {min(loads)} to {max(loads)}. Speeds move with "
-        f"the machine, answers do not. Every service took up to {memory / 1e6:.0f} MB, nearly all of it Python: the "
-        "weights are too small to show. Same beginning is the mean share of F16's answer before the first difference. "
-        "Rows of 64 and 192 weights fit no K type. Made and measured by:\n",
-        f"```\n{_VARIANT_COMMANDS}```\n",
+        f"the machine, answers do not. Every service took up to {memory / 1e6:.0f} MB beside its engine's process. Same "
+        "beginning is the mean share of the first variant's answer before the first difference. "
+        f"{table.remark} Made and measured by:\n",
+        f"```\n{table.commands}```\n",
     ]
 
 
@@ -235,7 +268,7 @@ def write(folder: Path, manifests: list[dict[str, Any]]) -> None:
         "## Agreement with PyTorch, token by token\n",
         *_agreement_rows(manifests),
         "",
-        *_variant_section(folder),
+        *chain.from_iterable(_variant_section(folder, table) for table in VARIANT_TABLES),
         _TASKS,
         _training_text(),
         "## Training runs\n",
