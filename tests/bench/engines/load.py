@@ -97,7 +97,9 @@ class LlamaServerCaller:
 
     def __init__(self, url: str) -> None:
         self._url = f"{url}/completion"
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        # The server closes connections that were idle for 5 s, and may do so just as one is taken for the next turn.
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=1.0)
+        self._session = aiohttp.ClientSession(connector=connector)
 
     async def __call__(self, ask: Ask) -> Answered:
         body = {
