@@ -4,14 +4,33 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import grpc
 import uvloop
 from tests.bench.engines import cloud, edge
-from tests.bench.report import Result, write_report
+from tests.bench.processes import NotReady
+from tests.bench.report import Result, skip, write_report
 
 PARTS = ("throughput", "overhead", "reuse", "latency", "neighbours", "cloud")
+
+
+async def measure_part(
+    part: str, model: Path, folder: Path, work: Path, rounds: int
+) -> list[Result]:
+    """The figures of one part."""
+    if part == "cloud":
+        return await cloud.measure_cloud(folder, work, rounds)
+    ways = {
+        "throughput": edge.measure_throughput,
+        "overhead": edge.measure_overhead,
+        "reuse": edge.measure_reuse,
+        "latency": edge.measure_latency,
+        "neighbours": edge.measure_neighbours,
+    }
+    return await ways[part](model, work, rounds)
 
 
 async def measure(parts: list[str], folder: Path, work: Path, rounds: int) -> list[Result]:
@@ -20,18 +39,12 @@ async def measure(parts: list[str], folder: Path, work: Path, rounds: int) -> li
     model = edge.make_model(folder)
     for part in parts:
         print(f"{part} …", flush=True)
-        if part == "throughput":
-            results += await edge.measure_throughput(model, work, rounds)
-        elif part == "overhead":
-            results += await edge.measure_overhead(model, work, rounds)
-        elif part == "reuse":
-            results += await edge.measure_reuse(model, work, rounds)
-        elif part == "latency":
-            results += await edge.measure_latency(model, work, 20 * rounds)
-        elif part == "neighbours":
-            results += await edge.measure_neighbours(model, work, rounds)
-        else:
-            results += await cloud.measure_cloud(folder, work, rounds)
+        try:
+            results += await measure_part(part, model, folder, work, rounds)
+        except (grpc.aio.AioRpcError, NotReady, OSError) as error:  # keep what the others found
+            why = f"{type(error).__name__}: {error}"
+            print(f"\n*** {part} was not measured: {why} ***\n", file=sys.stderr)
+            results.append(skip(part, "", why.splitlines()[0]))
     return results
 
 

@@ -242,3 +242,31 @@ def test_unknown_speeds_hold_nobody_back() -> None:
     engine.step()
     assert sum(work.count for work in engine.steps[-1].work) == 401
     assert WEIGHTS.predict_us.__name__ == "predict_us"
+
+
+def test_an_old_line_of_a_low_class_does_not_take_all_slots_from_a_higher_one() -> None:
+    engine = SimulatedEngine(Room(4, 200, 800, 64), Rules(aging_us=1_000))
+    for number in range(12):
+        engine.submit(Wish([number % 5] * 5, token_limit=100, priority=BATCH))
+    for _ in range(150):  # the first four have ended, and whoever runs now has waited for long
+        engine.step()
+    talking = engine.submit(Wish([1] * 5, token_limit=5, priority=INTERACTIVE))
+    engine.step()
+    assert engine.requests[talking].first_token_us
+    engine.run()
+    assert all(one.state == "done" for one in engine.requests.values())
+
+
+def test_a_prompt_of_the_best_class_goes_before_rows_that_generate_in_lower_ones() -> None:
+    targets = StepTargets(interactive_us=5_000)
+    engine = SimulatedEngine(Room(16, 100, 1_600, 64), Rules(targets=targets))
+    for number in range(12):
+        engine.submit(Wish([number % 5] * 3, token_limit=60, priority=BATCH))
+    for _ in range(5):
+        engine.step()
+    talking = engine.submit(Wish([1] * 30, token_limit=3, priority=INTERACTIVE))
+    engine.step()
+    [work] = engine.steps[-1].work
+    assert (work.row_id, work.count) == (talking, 30)
+    engine.run()
+    assert all(one.state == "done" for one in engine.requests.values())

@@ -32,11 +32,31 @@ def fill_step(
     generating = sorted(
         (row for row in rows if row.is_decoding), key=lambda row: (row.priority, row.slot)
     )
+    prompts = sorted(
+        (row for row in rows if not row.is_decoding), key=lambda row: (row.rank, row.slot_turn)
+    )
+    best = min((row.priority for row in rows), default=Priority.BATCH)
+    target_us = targets.of(best)
+    # Where nobody of the best class generates yet, its prompts go before all others; they are cut to what those bear.
+    alone = not generating or generating[0].priority > best
+    prompt_target_us = targets.of(generating[0].priority) if generating else targets.batch_us
     size, work = _NOTHING, list[Work]()
-    target_us = targets.batch_us
-    if generating:
-        best = generating[0].priority
-        target_us = targets.of(best)
+
+    def add_prompt(row: Row, most_us: int) -> None:
+        nonlocal size, capacity
+        wanted = min(row.pending_count, capacity)
+        count = chunk_count(weights, size, wanted, row.held_count, most_us)
+        samples = count == row.pending_count
+        work.append(Work(row.row_id, row.slot, row.held_count, count, 0, samples))
+        size = size.plus(StepSize(count, 0, count * row.held_count))
+        capacity -= count
+
+    if alone and generating:
+        for row in [row for row in prompts if row.priority == best]:
+            if capacity and (not work or fits(weights, size, _NOTHING, target_us)):
+                add_prompt(row, prompt_target_us)
+            prompts.remove(row)
+    has_hurry = bool(work)
     for row in generating:
         one = StepSize(0, 1, row.held_count)
         waits = row.priority > best and step - row.last_step <= _MOST_STEPS_LEFT_OUT
@@ -47,19 +67,11 @@ def fill_step(
         work.append(Work(row.row_id, row.slot, row.held_count, count, draft_count, True))
         size = size.plus(StepSize(0, count, count * row.held_count))
         capacity -= count
-    first = True
-    for row in sorted(
-        (r for r in rows if not r.is_decoding), key=lambda r: (r.rank, r.slot_turn)
-    ):
+    first = not has_hurry
+    for row in prompts:
         if not capacity or not (first or fits(weights, size, _NOTHING, target_us)):
             break
-        wanted = min(row.pending_count, capacity)
-        count = chunk_count(weights, size, wanted, row.held_count, target_us)
-        work.append(
-            Work(row.row_id, row.slot, row.held_count, count, 0, count == row.pending_count)
-        )
-        size = size.plus(StepSize(count, 0, count * row.held_count))
-        capacity -= count
+        add_prompt(row, target_us if generating else prompt_target_us)
         first = False
     return sorted(work, key=lambda one: one.slot)
 

@@ -43,9 +43,9 @@ class Line:
             return None
         return last
 
-    def in_order(self, now_us: int) -> list[Row]:
-        """All rows, next one first."""
-        return sorted(self._rows.values(), key=lambda row: self.order(row, now_us))
+    def in_order(self, now_us: int, *, lifts: bool = True) -> list[Row]:
+        """All rows, next one first; unless it `lifts`, by their own classes however long they have waited."""
+        return sorted(self._rows.values(), key=lambda row: self.order(row, now_us, lifts=lifts))
 
     def expired(self, now_us: int) -> list[Row]:
         """New rows whose time to begin is over."""
@@ -59,15 +59,19 @@ class Line:
         """How long the one that waits longest has waited."""
         return max((now_us - row.waiting_since_us for row in self._rows.values()), default=0)
 
-    def rank(self, row: Row, now_us: int) -> int:
-        """The row's class, lifted by one for each `aging_us` that it has waited."""
+    def rank(self, row: Row, now_us: int, *, lifts: bool = True) -> int:
+        """The row's class, lifted by one for each `aging_us` that it has waited if it `lifts`."""
+        if not lifts:
+            return int(row.priority)
         lifted = int(row.priority) - (now_us - row.waiting_since_us) // self._aging_us
         return max(lifted, int(Priority.INTERACTIVE))
 
-    def order(self, row: Row, now_us: int) -> tuple[int, bool, int, int, int]:
+    def order(
+        self, row: Row, now_us: int, *, lifts: bool = True
+    ) -> tuple[int, bool, int, int, int]:
         """Sort key. Of a class, paused rows go first: they have been paid for in part."""
         return (
-            self.rank(row, now_us),
+            self.rank(row, now_us, lifts=lifts),
             not row.paused,
             self._counters.of(row.tenant_id),
             row.arrival_us,

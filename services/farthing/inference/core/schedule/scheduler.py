@@ -24,6 +24,9 @@ from farthing.inference.core.schedule.values import (
 
 # Shorter ones are as soon computed again as copied out and in.
 _LEAST_SAVED_COUNT = 32
+# Who was lifted by waiting does not give way to the class it was lifted to. One slot in so many may be held like that:
+# low classes get on, and in a line that has become old all slots are not theirs.
+_LIFTED_SHARE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,10 +190,7 @@ class Scheduler:
     def _admit(
         self, now_us: int, moves: list[Move], began: dict[int, int], paused: list[int]
     ) -> None:
-        for row in self._line.in_order(now_us):
-            if self._slots.is_better_awaited(row):
-                continue
-            row.rank = self._line.rank(row, now_us)
+        while (row := self._next(now_us)) is not None:
             victims = self._victims(row)
             if victims is None:
                 return  # in order: whoever comes after may not take what the first one waits for
@@ -209,6 +209,16 @@ class Scheduler:
                 row.saved_count = 0
                 self._slots.note_held(row)
             row.paused = False
+
+    def _next(self, now_us: int) -> Row | None:
+        """Who gets the next slot, with the class at which it would have it."""
+        lifted_count = sum(row.rank < row.priority for row in self._slots.rows())
+        lifts = lifted_count < max(1, self._room.slot_count // _LIFTED_SHARE)
+        for row in self._line.in_order(now_us, lifts=lifts):
+            if not self._slots.is_better_awaited(row):
+                row.rank = self._line.rank(row, now_us, lifts=lifts)
+                return row
+        return None
 
     def _victims(self, newcomer: Row) -> list[Row] | None:
         """Who gives way so that the newcomer gets a slot; None when it has to wait.
