@@ -10,6 +10,7 @@ BIN := .venv/bin
 PROTOC := .venvs/protos/bin/python deploy/setup/generate_protos.py
 BUF = .tools/buf/$$(sed -n 's/^VERSION = "\(.*\)"/\1/p' deploy/setup/buf_tool.py)/buf
 ROUNDS ?= 5
+MINUTES ?= 20
 FAULTS := tests/e2e/test_failures.py tests/quota/test_process.py tests/ledger/test_process.py tests/cache/test_process.py tests/clients/test_outbox_faults.py
 LINTED := services edge cloud tests deploy
 # Collected by ONNX Runtime unless told otherwise; set for whatever a target starts.
@@ -77,7 +78,7 @@ imports: setup ## Check which part may import which
 
 # -- heavier work ------------------------------------------------------------------------
 
-.PHONY: engine-wheel chaos bench-router bench-engines bench-edge bench-gpu models
+.PHONY: engine-wheel chaos bench-router bench-engines soak-engines bench-edge bench-gpu models
 engine-wheel: setup ## Build the engine as a wheel that runs on other processors too, into dist/
 	@$(PREPARE) engine-wheel
 
@@ -89,6 +90,9 @@ bench-router: setup ## Measure what router and gateway add to a request, beside 
 
 bench-engines: setup ## Measure both engines through gRPC, beside their libraries' own servers (ARGS=throughput ...)
 	@exec $(BIN)/python -m tests.bench.engines $(ARGS)
+
+soak-engines: setup ## Load both engines with all kinds of requests for MINUTES; fail on leaks, stuck requests and wrong books
+	@exec $(BIN)/python -m tests.soak --minutes $(MINUTES) $(ARGS)
 
 bench-edge: setup ## Measure steps of the edge engine (ARGS=layout, mixed, drafts, copies, sampling or share)
 	@exec $(BIN)/python -m tests.bench.edge_engine $(or $(ARGS),share)

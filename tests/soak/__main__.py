@@ -31,8 +31,8 @@ from farthing.api.inference.v1 import inference_pb2 as pb
 from farthing.api.inference.v1.inference_pb2_grpc import InferenceServiceStub
 from farthing.kit.rpc.channel import open_channel
 
-# More than there are slots and places in the line, so that some are refused.
-CALLER_COUNT = 36
+# As many as there are slots and places in the line; requests with several candidates make it more, so some are refused.
+CALLER_COUNT = 30
 _WARM_SHARE = 0.3
 _TIERS: dict[str, tuple[Callable[[Path], AbstractContextManager[tiers.Tier]], str]] = {
     "edge": (tiers.edge, "llama_cpp"),

@@ -9,6 +9,8 @@ from statistics import median
 MOST_DRIFT_RATIO = 0.02
 MOST_UNBILLED_RATIO = 0.01
 WINDOW_COUNT = 10
+_SHORTEST_WINDOW_S = 30.0
+_FEWEST_SAMPLES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +39,18 @@ class Counters:
 def drift_ratio(samples: Sequence[Sample], *, warm_s: float) -> float:
     """How far memory strayed from where it was when warm: the furthest window's median against the first one's.
 
-    Windows divide the time behind `warm_s`; a median forgives a moment's peak and no growth. Below 0 it shrank.
+    Ten windows divide the time behind `warm_s`, fewer if they would be shorter than half a minute: paused requests'
+    saved state comes and goes, and a long window's median forgives that and no growth. Below 0 it shrank.
     """
     warm = [sample for sample in samples if sample.at_s >= warm_s]
-    if len(warm) < WINDOW_COUNT:
+    if len(warm) < _FEWEST_SAMPLES:
         raise ValueError(f"{len(warm)} samples after warm-up are too few; soak for longer")
     first_s, span_s = warm[0].at_s, warm[-1].at_s - warm[0].at_s
-    windows: list[list[int]] = [[] for _ in range(WINDOW_COUNT)]
+    count = min(WINDOW_COUNT, max(2, int(span_s / _SHORTEST_WINDOW_S)))
+    windows: list[list[int]] = [[] for _ in range(count)]
     for sample in warm:
-        place = int((sample.at_s - first_s) / span_s * WINDOW_COUNT)
-        windows[min(place, WINDOW_COUNT - 1)].append(sample.rss_bytes)
+        place = int((sample.at_s - first_s) / span_s * count)
+        windows[min(place, count - 1)].append(sample.rss_bytes)
     medians = [median(window) for window in windows if window]
     ratios = [value / medians[0] - 1 for value in medians]
     return max(ratios, key=abs)
