@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.toy_backend import END, toy_answer
 
 from farthing.api.inference.v1 import inference_pb2 as pb
-from farthing.inference.host import ModelHost, canary_check
+from farthing.inference.core.card import Canary
+from farthing.inference.host import ModelHost
 from farthing.inference.process.child import Child, start_child
 from farthing.inference.process.remote import Patience, RemoteEngine
-from farthing.inference.residents import Prepared, Residents
+from farthing.inference.residents import Prepared, Residents, Wish
+from farthing.inference.store import StoredModel
 from farthing.kit.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -25,16 +30,25 @@ from farthing.kit.testing import eventually
 
 # As the toy's chat template has it.
 ANSWER = toy_answer("user: hello\nassistant: ", 256)
+RIGHT, WRONG = Canary("hello", ANSWER), Canary("hello", "something else")
+
+
+def wish(model: str, name: str = "", **more: Any) -> Wish:
+    """A stored model by its name."""
+    stored = StoredModel(model, "", "gguf", Path(model), 1, None, {}, "")
+    return Wish(lambda: stored, name, **more)
 
 
 class Node:
-    """A host with room for two and a half models; "broken" ends while it loads."""
+    """A host with room for two and a half models. "broken" ends while it loads, "mistaken" has a wrong card."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
         self.children: dict[str, list[Child]] = {}
         self.released: list[str] = []
-        self.host = ModelHost(self._tick)
+        self.may_prepare = threading.Event()
+        self.may_prepare.set()
+        self.host = ModelHost(self._tick, is_stored=lambda name: name == "stored")
         self.residents = Residents(
             self.host,
             self._prepare,
@@ -61,7 +75,9 @@ class Node:
         self.now_s += 1
         return self.now_s
 
-    def _prepare(self, model: str, name: str) -> Prepared:
+    def _prepare(self, stored: StoredModel, name: str) -> Prepared:
+        self.may_prepare.wait()
+        model = stored.name
         served = name or model
 
         def spawn() -> Child:
@@ -71,24 +87,29 @@ class Node:
             self.children.setdefault(served, []).append(child)
             return child
 
-        return Prepared(served, 100, spawn, lambda: self.released.append(model))
+        canaries = (WRONG,) if model == "mistaken" else ()
+        return Prepared(served, 100, spawn, lambda: self.released.append(model), canaries)
 
 
 @pytest.fixture
 async def node() -> AsyncIterator[Node]:
     node = Node()
-    await node.residents.load("a")
+    await node.residents.load(wish("a"))
     yield node
-    await node.host.close(0)
+    node.may_prepare.set()
+    await node.residents.close()
 
 
 async def test_several_models_are_served_side_by_side(node: Node) -> None:
-    await node.residents.load("b")
+    await node.residents.load(wish("b"))
     answers = await asyncio.gather(node.ask("a", "hello"), node.ask("b", "hello"))
     assert set(answers) == {toy_answer("hello", 20)}
     assert node.names() == ["a", "b"]
     with pytest.raises(AlreadyExists):
-        await node.residents.load("b")
+        await node.residents.load(wish("b"))
+    with pytest.raises(NotFound) as caught:
+        await node.ask("stored", "hello")
+    assert caught.value.reason == "MODEL_NOT_LOADED"
 
 
 async def test_a_swap_under_traffic_fails_no_request(node: Node) -> None:
@@ -102,7 +123,7 @@ async def test_a_swap_under_traffic_fails_no_request(node: Node) -> None:
     askers = [asyncio.create_task(keep_asking()) for _ in range(4)]
     await eventually(lambda: len(answers) >= 4)
     before = node.host.models()[0]
-    await node.residents.load("new", "a", swap=True)
+    await node.residents.load(wish("new", "a", swap=True))
     count = len(answers)
     await eventually(lambda: len(answers) >= count + 8)
     stop.set()
@@ -117,25 +138,27 @@ async def test_a_swap_under_traffic_fails_no_request(node: Node) -> None:
 
 async def test_what_does_not_start_or_answers_wrongly_changes_nothing(node: Node) -> None:
     with pytest.raises(Unavailable):
-        await node.residents.load("broken", "a", swap=True)
-    wrong = canary_check([("hello", "something else"), ("hello", ANSWER)], 0.9)
+        await node.residents.load(wish("broken", "a", swap=True))
+    half = wish("worse", "a", swap=True, canaries=[WRONG, RIGHT], least_ratio=0.9)
     with pytest.raises(FailedPrecondition) as caught:
-        await node.residents.load("worse", "a", swap=True, check=wrong)
+        await node.residents.load(half)
     assert caught.value.reason == "CANARY_FAILED"
     assert caught.value.metadata["ratio"] == "0.5000"
-    assert node.released == ["broken", "worse"]
+    with pytest.raises(FailedPrecondition):
+        await node.residents.load(wish("mistaken", "a", swap=True))
+    assert node.released == ["broken", "worse", "mistaken"]
     assert await node.ask("a", "hello") == toy_answer("hello", 20)
     first, *others = node.children["a"]
     assert first.process.poll() is None
     await eventually(lambda: all(one.process.poll() is not None for one in others))
-    right = canary_check([("hello", ANSWER)], 1.0)
-    await node.residents.load("better", "a", swap=True, check=right)
+    await node.residents.load(wish("better", "a", swap=True, canaries=[RIGHT]))
+    await node.residents.load(wish("mistaken", "a", swap=True, canaries=[RIGHT]))
 
 
 async def test_the_model_that_was_used_least_recently_makes_room(node: Node) -> None:
-    await node.residents.load("b")
+    await node.residents.load(wish("b"))
     await node.ask("a", "hello")
-    loaded = await node.residents.load("c")
+    loaded = await node.residents.load(wish("c"))
     assert loaded.unloaded == ("b",)
     assert node.names() == ["a", "c"]
     with pytest.raises(NotFound):
@@ -143,20 +166,59 @@ async def test_the_model_that_was_used_least_recently_makes_room(node: Node) -> 
 
 
 async def test_a_model_with_requests_stays_and_the_newcomer_is_refused(node: Node) -> None:
-    await node.residents.load("b")
+    await node.residents.load(wish("b"))
     endless = pb.SamplingParams(logit_bias={END: -100.0})
     under_way = [
         asyncio.create_task(node.ask(name, "hello", sampling=endless)) for name in ("a", "b")
     ]
     await eventually(lambda: all(use.user_count for use in node.host.uses().values()))
     with pytest.raises(ResourceExhausted) as caught:
-        await node.residents.load("c")
+        await node.residents.load(wish("c"))
     assert caught.value.reason == "MODELS_LIMIT"
     assert all(len(text) for text in await asyncio.gather(*under_way))
     assert node.names() == ["a", "b"]
 
 
+async def test_who_made_room_for_a_model_that_fails_comes_back(node: Node) -> None:
+    await node.residents.load(wish("b"))
+    with pytest.raises(FailedPrecondition):
+        await node.residents.load(wish("mistaken"))
+    assert node.names() == ["a", "b"]
+    assert node.released == ["mistaken"]
+    assert await node.ask("a", "hello") == toy_answer("hello", 20)
+    loaded = await node.residents.load(wish("c"))
+    assert loaded.unloaded == ("b",)
+
+
+async def test_a_change_goes_on_when_whoever_asked_has_gone(node: Node) -> None:
+    node.may_prepare.clear()
+    asking = asyncio.create_task(node.residents.load(wish("new", "a", swap=True)))
+    waiting = asyncio.create_task(node.residents.load(wish("b")))
+    await asyncio.sleep(0)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    node.may_prepare.set()
+    await waiting
+    old, new = node.children["a"]
+    assert old.process.poll() is not None and new.process.poll() is None
+    assert node.released == ["a"] and node.names() == ["a", "b"]
+
+
+async def test_a_change_that_is_under_way_does_not_hold_up_the_end(node: Node) -> None:
+    node.may_prepare.clear()
+    asking = asyncio.create_task(node.residents.load(wish("b")))
+    await asyncio.sleep(0)
+    await node.residents.close()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert node.children["a"][0].process.poll() is not None
+    node.may_prepare.set()
+    assert "b" not in node.children
+
+
 async def test_an_unloaded_model_lets_its_requests_end(node: Node) -> None:
+    await node.ask("a", "hello")  # it has been idle since
     under_way = asyncio.create_task(node.ask("a", "hello"))
     await eventually(lambda: node.host.uses()["a"].user_count == 1)
     version = node.host.load()[1].models_version

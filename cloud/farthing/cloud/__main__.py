@@ -8,21 +8,22 @@ from dataclasses import replace
 
 from farthing.clients.principals import PrincipalResolver
 from farthing.cloud.engine import spawner
-from farthing.cloud.plan import estimate_need_bytes, make_plan
+from farthing.cloud.plan import estimate_need_bytes, find_model, make_plan
 from farthing.cloud.selftest import run_selftest
 from farthing.cloud.settings import CloudSettings
 from farthing.inference.hosting import Tier, serve_tier
 from farthing.inference.process.remote import RemoteEngine
 from farthing.inference.residents import Prepared
+from farthing.inference.store.contents import StoredModel
 from farthing.inference.store.opening import hold_model
 from farthing.kit.process import ServiceProcess, run_service
 
 _LOGGER = logging.getLogger("farthing.cloud")
 
 
-def prepare(settings: CloudSettings, model: str, name: str) -> Prepared:
+def prepare(settings: CloudSettings, stored: StoredModel, name: str) -> Prepared:
     """A model that was checked, and computed a few tokens in a process of its own."""
-    plan = make_plan(replace(settings, model=model, model_name=name))
+    plan = make_plan(replace(settings, model_name=name), stored)
     held = hold_model(settings, plan.digest)
     try:
         run_selftest(plan, settings.selftest_timeout_ms)
@@ -30,7 +31,11 @@ def prepare(settings: CloudSettings, model: str, name: str) -> Prepared:
         held.release()
         raise
     return Prepared(
-        plan.name, estimate_need_bytes(plan), spawner(plan, settings.rules()), held.release
+        plan.name,
+        estimate_need_bytes(plan),
+        spawner(plan, settings.rules()),
+        held.release,
+        plan.card.canaries,
     )
 
 
@@ -39,7 +44,8 @@ async def serve(settings: CloudSettings, process: ServiceProcess) -> None:
     tier = Tier(
         "cloud",
         "infer-cloud",
-        prepare=lambda model, name: prepare(settings, model, name),
+        find=lambda: find_model(settings),
+        prepare=lambda stored, name: prepare(settings, stored, name),
         meta=_meta,
     )
     principals = PrincipalResolver(

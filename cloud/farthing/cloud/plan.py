@@ -9,8 +9,9 @@ from typing import Literal, cast
 
 from farthing.cloud.settings import CloudSettings
 from farthing.inference.core.card import ModelCard, parse_card
+from farthing.inference.store.contents import StoredModel
 from farthing.inference.store.onnx_folder import find_graph, folder_of
-from farthing.inference.store.opening import open_store
+from farthing.inference.store.opening import locate_model
 from farthing.kit.errors import FailedPrecondition
 from farthing.kit.settings import SettingsError
 
@@ -54,21 +55,20 @@ class LoadPlan:
         return cls(**{**values, "path": Path(values["path"])})
 
 
-def make_plan(settings: CloudSettings) -> LoadPlan:
-    """Finds the model and reads its card. Raises a FarthingError that says what to do."""
+def find_model(settings: CloudSettings) -> StoredModel:
+    """The model that the settings name. SettingsError, and what ModelStore.locate raises."""
+    return locate_model(settings, settings.model, env="FARTHING_CLOUD_MODEL")
+
+
+def make_plan(settings: CloudSettings, stored: StoredModel | None = None) -> LoadPlan:
+    """Reads a model's card; of the one that the settings name unless given. Raises a FarthingError that says what to do."""
     _check_numbers(settings)
-    if not settings.model:
-        raise SettingsError(
-            "FARTHING_CLOUD_MODEL is not set; set it to an ONNX folder or to the name of a model that "
-            "`farthing models add` stored",
-            env="FARTHING_CLOUD_MODEL",
-        )
-    stored = open_store(settings).locate(settings.model)
+    stored = stored or find_model(settings)
     if stored.format != "onnx":
         raise FailedPrecondition(
-            f"{settings.model} is a {stored.format} model and the cloud tier serves ONNX; give it to the edge tier",
+            f"{stored.name} is a {stored.format} model and the cloud tier serves ONNX; give it to the edge tier",
             reason="MODEL_FORMAT_UNSUPPORTED",
-            metadata={"model": settings.model, "format": stored.format},
+            metadata={"model": stored.name, "format": stored.format},
         )
     graph = find_graph(stored.path)
     plan = LoadPlan(

@@ -21,33 +21,33 @@ from farthing.edge.plan import (
 )
 from farthing.edge.settings import EdgeSettings
 from farthing.inference.core.card import parse_card
+from farthing.inference.store.contents import StoredModel
 from farthing.inference.store.gguf import check_gguf, read_header
-from farthing.inference.store.opening import open_store
+from farthing.inference.store.opening import locate_model
 from farthing.kit.errors import FailedPrecondition
 from farthing.kit.settings import SettingsError
 
 _LOGGER = logging.getLogger("farthing.edge")
 
 
-def make_plan(settings: EdgeSettings) -> LoadPlan:
-    """Finds the model, checks its file and the memory it needs, reads its card.
+def find_model(settings: EdgeSettings) -> StoredModel:
+    """The model that the settings name. SettingsError, and what ModelStore.locate raises."""
+    return locate_model(settings, settings.model, env="FARTHING_EDGE_MODEL")
+
+
+def make_plan(settings: EdgeSettings, stored: StoredModel | None = None) -> LoadPlan:
+    """Checks a model's file and the memory it needs, reads its card; of the one that the settings name unless given.
 
     Raises a FarthingError that says what to do.
     """
     _check(settings)
-    if not settings.model:
-        raise SettingsError(
-            "FARTHING_EDGE_MODEL is not set; set it to a GGUF file or to the name of a model"
-            " that `farthing models add` stored.",
-            env="FARTHING_EDGE_MODEL",
-        )
-    stored = open_store(settings).locate(settings.model)
+    stored = stored or find_model(settings)
     if stored.format != "gguf":
         raise FailedPrecondition(
-            f"{settings.model} is an {stored.format} model; the edge serves GGUF. Use a GGUF"
+            f"{stored.name} is an {stored.format} model; the edge serves GGUF. Use a GGUF"
             " file, or serve this one with farthing cloud.",
             reason="MODEL_FORMAT_UNSUPPORTED",
-            metadata={"model": settings.model, "format": stored.format},
+            metadata={"model": stored.name, "format": stored.format},
         )
     path = Path(stored.path)
     check_gguf(path)

@@ -10,7 +10,7 @@ from farthing.kit.settings import setting
 
 @dataclass(frozen=True, slots=True)
 class EdgeSettings(EngineSettings):
-    """One edge process serves one model."""
+    """What a process begins with, and how it loads every model."""
 
     port: int = setting(50061, env="FARTHING_PORT", doc="gRPC port.")
     model: str = setting(
@@ -67,7 +67,7 @@ class EdgeSettings(EngineSettings):
     adapters: tuple[str, ...] = setting(
         (),
         env="FARTHING_EDGE_ADAPTERS",
-        doc="LoRA adapters in GGUF, each as name=file or name=file@scale.",
+        doc="LoRA adapters in GGUF for the model above and what takes its place, each as name=file or name=file@scale.",
     )
     memory_limit_bytes: int = setting(
         0,

@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from farthing.api.inference.v1 import inference_pb2 as pb
+from farthing.inference.canary import Check
 from farthing.inference.engine import Engine
-from farthing.kit.errors import AlreadyExists, FailedPrecondition, FarthingError, NotFound
-
-Check = Callable[[Engine], Awaitable[None]]
-"""Raises when a model that has just been loaded is not good enough to take another one's place."""
+from farthing.kit.errors import AlreadyExists, NotFound
 
 _log = logging.getLogger(__name__)
 
@@ -38,8 +36,13 @@ class _Served:
 class ModelHost:
     """Gives requests their engines. Use from one event loop."""
 
-    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
-        self._now_s = now_s
+    def __init__(
+        self,
+        now_s: Callable[[], float] = time.monotonic,
+        is_stored: Callable[[str], bool] = lambda name: False,
+    ) -> None:
+        """`is_stored` says of a name that is not served whether it could be loaded here."""
+        self._now_s, self._is_stored = now_s, is_stored
         self._served: dict[str, _Served] = {}
         self._models_version = 0
         self._version = 0
@@ -103,6 +106,7 @@ class ModelHost:
     async def use(self, name: str) -> AsyncIterator[Engine]:
         """The engine that serves the model now; it stays until the block ends, whatever replaces it. NotFound."""
         served = self._require(name)
+        served.unused.clear()
         served.user_count += 1
         served.last_used_s = self._now_s()
         try:
@@ -142,6 +146,12 @@ class ModelHost:
         served = self._served.get(name)
         if served is None:
             known = ", ".join(sorted(self._served)) or "none"
+            if self._is_stored(name):
+                raise NotFound(
+                    f"Model {name} is stored here and not loaded; `farthing models load` loads it. Loaded: {known}.",
+                    reason="MODEL_NOT_LOADED",
+                    metadata={"model": name, "served": known},
+                )
             raise NotFound(
                 f"Model {name} is not loaded here; loaded: {known}.",
                 reason="MODEL_NOT_FOUND",
@@ -156,15 +166,16 @@ class ModelHost:
         self._bump()
 
     async def _retire(self, served: _Served, drain_s: float) -> None:
-        if served.user_count:
-            try:
+        try:
+            if served.user_count:
                 await asyncio.wait_for(served.unused.wait(), drain_s)
-            except TimeoutError:
-                _log.warning("requests were still under way when their model was taken away")
-        follower = self._followers.pop(served.engine, None)
-        if follower is not None:
-            follower.cancel()
-        await served.engine.close(0)
+        except TimeoutError:
+            _log.warning("requests were still under way when their model was taken away")
+        finally:
+            follower = self._followers.pop(served.engine, None)
+            if follower is not None:
+                follower.cancel()
+            await served.engine.close(0)
 
     async def _follow(self, engine: Engine) -> None:
         while True:
@@ -197,43 +208,3 @@ def _join(loads: list[pb.LoadReport]) -> pb.LoadReport:
             joined.state = pb.ENGINE_STATE_READY
     joined.prefix_hit_ratio = prompts / len(loads) if loads else 0.0
     return joined
-
-
-def canary_check(canaries: Sequence[tuple[str, str]], least_ratio: float) -> Check:
-    """A check for `add` and `swap`: of these prompts so large a share must be answered exactly as expected.
-
-    It raises FailedPrecondition with the share that was reached.
-    """
-
-    async def check(engine: Engine) -> None:
-        right_count = 0
-        for prompt, expected in canaries:
-            right_count += await _answer(engine, prompt) == expected.strip()
-        ratio = right_count / len(canaries) if canaries else 1.0
-        if ratio < least_ratio:
-            name = engine.info.name
-            raise FailedPrecondition(
-                f"the new {name} answers {ratio:.0%} of {len(canaries)} canaries as expected, and at least"
-                f" {least_ratio:.0%} are required; nothing has changed",
-                reason="CANARY_FAILED",
-                metadata={"model": name, "ratio": f"{ratio:.4f}"},
-            )
-
-    return check
-
-
-async def _answer(engine: Engine, prompt: str) -> str:
-    asked = pb.GenerationInput(prompt=prompt)
-    if pb.CAPABILITY_CHAT in engine.info.capabilities:
-        content = [pb.ContentPart(text=prompt)]
-        asked = pb.GenerationInput(messages=[pb.Message(role=pb.ROLE_USER, content=content)])
-    text = ""
-    try:
-        async for event in engine.generate(
-            pb.GenerateRequest(model=engine.info.name, input=asked)
-        ):
-            text += event.delta.text
-    except FarthingError as error:
-        _log.warning("a canary failed: %s", error.message)
-        return ""
-    return text.strip()

@@ -14,9 +14,10 @@ from farthing.api.models.v1 import models_pb2_grpc
 from farthing.inference import wire
 from farthing.inference.host import ModelHost
 from farthing.inference.process.remote import Observer, RemoteEngine
-from farthing.inference.residents import Prepare, Prepared, Residents
+from farthing.inference.residents import Find, Prepare, Prepared, Residents, Wish
 from farthing.inference.servicer import InferenceServicer
 from farthing.inference.settings import EngineSettings
+from farthing.inference.store.ensuring import ensure_stored
 from farthing.inference.store.opening import open_store, serving_limits
 from farthing.inference.store.servicer import ModelsServicer, RequireAdmin
 from farthing.kit.process import ServiceProcess
@@ -152,11 +153,13 @@ def _counter(name: str, doc: str, model: str, value: float) -> Metric:
 class Tier:
     """What sets one tier apart from the other.
 
-    `prepare` finds and tests a model. `meta` is what discovery learns of an engine that is ready.
+    `find` gives the model that the settings name; `prepare` tests one. `meta` is what discovery learns of an engine
+    that is ready.
     """
 
     name: str
     discovery_name: str
+    find: Find
     prepare: Prepare
     meta: Callable[[RemoteEngine], Mapping[str, str]]
 
@@ -170,8 +173,12 @@ async def serve_tier(
     name: str,
     require_admin: RequireAdmin,
 ) -> None:
-    """Load the first model, then serve it, its store and what administrators load later, until SIGTERM or SIGINT."""
-    host, requests = ModelHost(), RequestMetrics(process.metrics)
+    """Serve a first model, the store, and what administrators load later, until SIGTERM or SIGINT.
+
+    `model` is what the settings name, fetched from the region when it is not here, and `name` what requests call it.
+    """
+    store = open_store(settings, process.tls)
+    host, requests = ModelHost(is_stored=store.has), RequestMetrics(process.metrics)
 
     def make_engine(prepared: Prepared) -> RemoteEngine:
         return RemoteEngine(prepared.spawn, settings.patience(), requests.of(prepared.name))
@@ -181,32 +188,35 @@ async def serve_tier(
         tier.prepare,
         make_engine,
         limit_bytes=settings.models_bytes,
-        drain_s=settings.drain_ms / 1000,
+        drain_s=settings.retire_timeout_ms / 1000,
     )
-    engine = (await residents.load(model, name)).engine
-    process.metrics.registry.register(_HostCollector(host))
-    store = ModelsServicer(
-        open_store(settings, process.tls),
-        require_admin,
-        serving_limits(settings),
-        residents=residents,
-    )
-    _LOGGER.info(
-        "model loaded",
-        extra={
-            "model": engine.info.name,
-            "quantization": engine.info.quantization,
-            "context_length": engine.info.context_length,
-            **engine.ready.facts,
-        },
-    )
-    await _serve(process, host, store, tier, tier.meta(engine))
+    own_id = settings.resolve_instance_id(process.service)
+    try:
+        await ensure_stored(store, model, settings, process.registry, own_id)
+        engine = (await residents.load(Wish(tier.find, name))).engine
+        _LOGGER.info(
+            "ready",
+            extra={
+                "model": engine.info.name,
+                "quantization": engine.info.quantization,
+                "context_length": engine.info.context_length,
+                **engine.ready.facts,
+            },
+        )
+        process.metrics.registry.register(_HostCollector(host))
+        models = ModelsServicer(
+            store, require_admin, serving_limits(settings), residents=residents
+        )
+        await _serve(process, host, models, tier, tier.meta(engine))
+    finally:
+        # The server has drained: whoever still waits has no connection any more.
+        await residents.close()
 
 
 async def _serve(
     process: ServiceProcess,
     host: ModelHost,
-    store: ModelsServicer,
+    models_servicer: ModelsServicer,
     tier: Tier,
     meta: Mapping[str, str],
 ) -> None:
@@ -219,22 +229,18 @@ async def _serve(
     )
     server.add(
         models_pb2_grpc.add_ModelsServiceServicer_to_server,
-        store,
-        end_streams=store.end_streams,
+        models_servicer,
+        end_streams=models_servicer.end_streams,
     )
     models = host.models()
-    try:
-        await process.serve(
-            server,
-            discovery_name=tier.discovery_name,
-            meta={
-                "region": process.settings.region,
-                "tier": tier.name,
-                "models": ",".join(model.name for model in models),
-                "model_digest": ",".join(model.digest for model in models),
-                **meta,
-            },
-        )
-    finally:
-        # The server has drained: whoever still waits has no connection any more.
-        await host.close(0)
+    await process.serve(
+        server,
+        discovery_name=tier.discovery_name,
+        meta={
+            "region": process.settings.region,
+            "tier": tier.name,
+            "models": ",".join(model.name for model in models),
+            "model_digest": ",".join(model.digest for model in models),
+            **meta,
+        },
+    )

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
+from farthing.inference.canary import canary_check
+from farthing.inference.core.card import Canary
 from farthing.inference.core.residency import Candidate, plan_residency
-from farthing.inference.host import Check, ModelHost
+from farthing.inference.host import ModelHost
 from farthing.inference.process.child import Child
 from farthing.inference.process.remote import RemoteEngine
+from farthing.inference.store.contents import StoredModel
 from farthing.kit.errors import AlreadyExists, ResourceExhausted
 
+_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 
@@ -21,20 +28,38 @@ _log = logging.getLogger(__name__)
 class Prepared:
     """A model that is proven to run here. `need_bytes` is what it will take in memory, by estimate.
 
-    `release` lets the stored files go; they are kept from being removed until then.
+    `release` lets the stored files go; they are kept from being removed until then. `canaries` are its card's.
     """
 
     name: str
     need_bytes: int
     spawn: Callable[[], Child]
     release: Callable[[], None]
+    canaries: tuple[Canary, ...] = ()
 
 
-Prepare = Callable[[str, str], Prepared]
-"""A stored model's name or a path, and the name to serve it under ("" for its own) → checked and tested. Blocking."""
+Find = Callable[[], StoredModel]
+"""Finds a model and reads it through. Blocking."""
+
+Prepare = Callable[[StoredModel, str], Prepared]
+"""A model and the name to serve it under ("" for its own) → checked and tested. Blocking."""
 
 StartEngine = Callable[[Prepared], RemoteEngine]
 """An engine for the model, not started yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A model to serve, under `name` if one is given, beside the others or (`swap`) in the place of that name's.
+
+    Of the canaries, the card's when there are none here, `least_ratio` must be answered exactly.
+    """
+
+    find: Find
+    name: str = ""
+    swap: bool = False
+    canaries: Sequence[Canary] = ()
+    least_ratio: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,65 +71,111 @@ class Loaded:
 
 
 class Residents:
-    """Changes what a host serves, one change at a time. Use from one event loop."""
+    """Changes what a host serves, one change at a time. Use from one event loop.
+
+    A change that has begun is carried through, though whoever asked for it goes away: half of one would leave engines
+    that nobody ends.
+    """
 
     def __init__(
         self,
         host: ModelHost,
         prepare: Prepare,
-        start_engine: StartEngine,
+        make_engine: StartEngine,
         *,
         limit_bytes: int,
         drain_s: float,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`limit_bytes` 0 is no limit."""
-        self._host, self._prepare, self._start_engine = host, prepare, start_engine
+        """`limit_bytes` 0 is no limit; `drain_s` is how long requests may go on with a model that is taken away."""
+        self._host, self._prepare, self._make_engine = host, prepare, make_engine
         self._limit_bytes, self._drain_s, self._now_s = limit_bytes, drain_s, now_s
         self._changing = asyncio.Lock()
+        self._changes: set[asyncio.Task[Any]] = set()
         self._resident: dict[str, Prepared] = {}
 
-    async def load(
-        self, model: str, name: str = "", *, swap: bool = False, check: Check | None = None
-    ) -> Loaded:
-        """Serve a stored model, under `name` if one is given.
+    async def load(self, wish: Wish) -> Loaded:
+        """Serve a model once it has started and answered its canaries.
 
-        With `swap` it takes the place of the model that is served under this name, when it has started and `check`
-        agrees; until then, and if it does not, the old one serves. AlreadyExists without `swap`, ResourceExhausted when
-        it does not fit though every idle model went, else what the model's checks, self-test, start or `check` raise.
+        Until then, and when it does not, requests go on as before; a model that was unloaded to make room comes back.
+        AlreadyExists without `swap`, ResourceExhausted when it does not fit though every idle model went, else what the
+        model's checks, self-test, start or canaries raise.
         """
-        async with self._changing:
-            prepared = await asyncio.to_thread(self._prepare, model, name)
-            try:
-                return await self._load(prepared, swap, check)
-            except BaseException:
-                prepared.release()
-                raise
+        return await self._change(lambda: self._load(wish))
 
     async def unload(self, name: str) -> None:
         """Serve the model no more: what has begun may end. NotFound."""
-        async with self._changing:
-            await self._unload(name)
+        await self._change(lambda: self._unload(name))
 
-    async def _load(self, prepared: Prepared, swap: bool, check: Check | None) -> Loaded:
-        old = self._resident.get(prepared.name)
-        if old is not None and not swap:
+    async def close(self) -> None:
+        """Give up changes that are under way, and serve nothing more."""
+        for change in self._changes:
+            change.cancel()
+        await asyncio.gather(*self._changes, return_exceptions=True)
+        await self._host.close(0)
+
+    async def _change(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        async def in_turn() -> _T:
+            async with self._changing:
+                return await work()
+
+        change = asyncio.ensure_future(in_turn())
+        self._changes.add(change)
+        change.add_done_callback(self._changes.discard)
+        try:
+            return await asyncio.shield(change)
+        except asyncio.CancelledError:
+            change.add_done_callback(_tell_end)
+            raise
+
+    async def _load(self, wish: Wish) -> Loaded:
+        stored = await run_apart(wish.find)
+        name = wish.name or stored.name
+        if name in self._resident and not wish.swap:
             raise AlreadyExists(
-                f"model {prepared.name} is loaded already; swap it, or give the new one another name",
+                f"model {name} is loaded already; swap it, or give the new one another name",
                 reason="MODEL_LOADED",
-                metadata={"model": prepared.name},
+                metadata={"model": name},
             )
+        prepared = await run_apart(
+            lambda: self._prepare(stored, wish.name), lambda late: late.release()
+        )
+        try:
+            loaded = await self._put(prepared, wish)
+        except BaseException:
+            prepared.release()
+            raise
+        _log.info("model loaded", extra={"model": name, "digest": stored.digest})
+        return loaded
+
+    async def _put(self, prepared: Prepared, wish: Wish) -> Loaded:
         unloaded = self._make_room(prepared)
-        for other in unloaded:
-            await self._unload(other)
-        engine = self._start_engine(prepared)
-        if old is None:
-            await self._host.add(engine, check)
-        else:
-            await self._host.swap(engine, check, drain_s=self._drain_s)
-            old.release()
+        gone = [await self._take_out(name) for name in unloaded]
+        engine = self._make_engine(prepared)
+        check = canary_check(wish.canaries or prepared.canaries, wish.least_ratio)
+        old = self._resident.get(prepared.name)
+        try:
+            if old is None:
+                await self._host.add(engine, check)
+            else:
+                await self._host.swap(engine, check, drain_s=self._drain_s)
+        except Exception:
+            await self._put_back(gone)
+            raise
         self._resident[prepared.name] = prepared
+        for one in (*gone, *([old] if old else ())):
+            one.release()
         return Loaded(engine, unloaded)
+
+    async def _put_back(self, gone: Sequence[Prepared]) -> None:
+        for prepared in gone:
+            try:
+                await self._host.add(self._make_engine(prepared))
+            except Exception as error:
+                _log.error("%s does not come back: %s", prepared.name, error)
+                prepared.release()
+            else:
+                self._resident[prepared.name] = prepared
 
     def _make_room(self, prepared: Prepared) -> tuple[str, ...]:
         """Who must go, the least recently used first."""
@@ -135,7 +206,47 @@ class Residents:
 
     async def _unload(self, name: str) -> None:
         await self._host.remove(name, drain_s=self._drain_s)
-        prepared = self._resident.pop(name, None)
-        if prepared is not None:
-            prepared.release()
+        self._resident.pop(name).release()
         _log.info("model unloaded", extra={"model": name})
+
+    async def _take_out(self, name: str) -> Prepared:
+        await self._host.remove(name, drain_s=self._drain_s)
+        _log.info("model unloaded to make room", extra={"model": name})
+        return self._resident.pop(name)
+
+
+def _tell_end(change: asyncio.Task[Any]) -> None:
+    """How a change ended that nobody waits for any more."""
+    if not change.cancelled() and (error := change.exception()) is not None:
+        _log.warning("what is served has not changed: %s", error)
+
+
+async def run_apart(work: Callable[[], _T], drop: Callable[[_T], None] | None = None) -> _T:
+    """Blocking work in a thread that does not hold up the end of the process, as those of asyncio's pool do.
+
+    What it brings when nobody waits any more goes to `drop`.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[_T] = loop.create_future()
+
+    def deliver(result: _T) -> None:
+        if not done.cancelled():
+            done.set_result(result)
+        elif drop is not None:
+            drop(result)
+
+    def fail(error: BaseException) -> None:
+        if not done.cancelled():
+            done.set_exception(error)
+
+    def run() -> None:
+        with suppress(RuntimeError):  # the loop is closed: the process ends
+            try:
+                result = work()
+            except Exception as error:
+                loop.call_soon_threadsafe(fail, error)
+            else:
+                loop.call_soon_threadsafe(deliver, result)
+
+    threading.Thread(target=run, name="model-loader", daemon=True).start()
+    return await done

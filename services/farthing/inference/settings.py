@@ -68,6 +68,12 @@ class EngineSettings(StoreSettings):
         doc="Most memory of all loaded models together, by estimate; idle ones go for a new one. 0 for no limit.",
         unit="bytes",
     )
+    retire_timeout_ms: int = setting(
+        600_000,
+        env="FARTHING_ENGINE_RETIRE_TIMEOUT_MS",
+        doc="How long requests may go on with a model that was unloaded or swapped out.",
+        unit="ms",
+    )
     load_timeout_ms: int = setting(
         120_000,
         env="FARTHING_ENGINE_LOAD_TIMEOUT_MS",
@@ -99,6 +105,7 @@ class EngineSettings(StoreSettings):
             (self.saved_token_capacity, 0, "FARTHING_ENGINE_SAVED_TOKENS"),
             (self.draft_token_count, 0, "FARTHING_ENGINE_DRAFT_TOKENS"),
             (self.models_bytes, 0, "FARTHING_ENGINE_MODELS_BYTES"),
+            (self.retire_timeout_ms, 0, "FARTHING_ENGINE_RETIRE_TIMEOUT_MS"),
             (self.load_timeout_ms, 1, "FARTHING_ENGINE_LOAD_TIMEOUT_MS"),
             (self.step_timeout_ms, 1, "FARTHING_ENGINE_STEP_TIMEOUT_MS"),
             (self.silence_timeout_ms, 1_000, "FARTHING_ENGINE_SILENCE_TIMEOUT_MS"),

@@ -1,4 +1,4 @@
-"""Reads model.json, the card that lies beside a model: its name and how good it is."""
+"""Reads model.json, the card that lies beside a model: its name, how good it is, and what it is known to answer."""
 
 from __future__ import annotations
 
@@ -12,6 +12,14 @@ from farthing.kit.errors import FailedPrecondition
 
 
 @dataclass(frozen=True, slots=True)
+class Canary:
+    """A question whose greedy answer is known: a user's message, or a whole prompt for a model without chat."""
+
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
 class ModelCard:
     """What a card says of its model; empty values where it says nothing."""
 
@@ -19,12 +27,14 @@ class ModelCard:
     qualities: tuple[TaskQuality, ...] = ()
     bytes_per_token: float = 0.0
     parameter_count: int = 0
+    canaries: tuple[Canary, ...] = ()
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelCard:
         """Back from `dataclasses.asdict`."""
         qualities = tuple(TaskQuality(**one) for one in values["qualities"])
-        return cls(**{**values, "qualities": qualities})
+        canaries = tuple(Canary(**one) for one in values["canaries"])
+        return cls(**{**values, "qualities": qualities, "canaries": canaries})
 
 
 def parse_card(document: Mapping[str, Any], artefact_name: str = "") -> ModelCard:
@@ -53,7 +63,22 @@ def parse_card(document: Mapping[str, Any], artefact_name: str = "") -> ModelCar
     ]
     overall = [_average("", by_task)] if by_task else []
     qualities = (*overall, *by_task, *chain.from_iterable(by_level))
-    return ModelCard(name, qualities, float(bytes_per_token), parameter_count)
+    canaries = _canaries(document.get("canaries", []))
+    return ModelCard(name, qualities, float(bytes_per_token), parameter_count, canaries)
+
+
+def _canaries(listed: object) -> tuple[Canary, ...]:
+    if not isinstance(listed, list):
+        raise _bad("canaries must be a list")
+    canaries = []
+    for place, one in enumerate(listed):
+        prompt, answer = (
+            (one.get("prompt"), one.get("answer")) if isinstance(one, dict) else (None, None)
+        )
+        if not (isinstance(prompt, str) and prompt and isinstance(answer, str)):
+            raise _bad(f"canaries[{place}] needs a prompt and an answer, both texts")
+        canaries.append(Canary(prompt, answer))
+    return tuple(canaries)
 
 
 def _judged(document: Mapping[str, Any], artefact_name: str) -> object:

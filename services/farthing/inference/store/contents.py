@@ -105,7 +105,7 @@ class Contents:
                 metadata={"model": name},
             )
         if not _DIGEST.fullmatch(digest):
-            raise _damaged(name, digest, f"{self.pointer(name)} is not readable")
+            raise damaged_model(name, digest, f"{self.pointer(name)} is not readable")
         return digest
 
     def pointers(self) -> dict[str, str]:
@@ -165,7 +165,7 @@ class Contents:
                 )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             damaged = [str(error)]
-        raise _damaged(name, digest, ", ".join(damaged))
+        raise damaged_model(name, digest, ", ".join(damaged))
 
     def records_of(self, digest: str) -> tuple[FileRecord, ...]:
         """The files an artefact should have; () when that cannot be read."""
@@ -191,9 +191,14 @@ class Contents:
         return str(value.get("digest", "")) if isinstance(value, dict) else ""
 
 
+def is_name(text: str) -> bool:
+    """Whether a text can be a model's name."""
+    return _NAME.fullmatch(text) is not None
+
+
 def require_name(name: str) -> None:
     """InvalidArgument unless `name` can be a model's."""
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise InvalidArgument(
             f"{name!r} is no model name; use 1 to 64 lower-case letters, digits, '.', '_' and '-', "
             "a letter or digit first",
@@ -234,7 +239,8 @@ def _apply_measured(card: dict[str, Any], measured: Mapping[str, Any]) -> dict[s
     return kept
 
 
-def _damaged(name: str, digest: str, finding: str) -> FailedPrecondition:
+def damaged_model(name: str, digest: str, finding: str) -> FailedPrecondition:
+    """The error that says what is wrong with a stored model."""
     return FailedPrecondition(
         f"the stored model {name} is damaged ({finding}); add it again, that repairs it",
         reason="MODEL_DAMAGED",

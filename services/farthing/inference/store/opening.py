@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from farthing.inference.store.contents import StoredModel
 from farthing.inference.store.holds import Hold
 from farthing.inference.store.servicer import ServingLimits
 from farthing.inference.store.store import ModelStore, StoreLimits
@@ -17,6 +18,16 @@ def open_store(settings: StoreSettings, tls: TlsFiles | None = None) -> ModelSto
         _least(settings.model_fetch_bytes_per_s, 0, "FARTHING_MODEL_FETCH_BYTES_PER_S"),
     )
     return ModelStore(settings.data_dir.expanduser() / "models", limits=limits, tls=tls)
+
+
+def locate_model(settings: StoreSettings, reference: str, *, env: str) -> StoredModel:
+    """The model that a setting names, read through; errors as ModelStore.locate. SettingsError when it is not set."""
+    if not reference:
+        raise SettingsError(
+            f"{env} is not set; set it to a model on disk, or to the name of one that `farthing models add` stored.",
+            env=env,
+        )
+    return open_store(settings).locate(reference)
 
 
 def hold_model(settings: StoreSettings, digest: str) -> Hold:

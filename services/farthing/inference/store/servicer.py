@@ -15,10 +15,10 @@ import grpc
 
 from farthing.api.models.v1 import models_pb2 as pb
 from farthing.api.models.v1 import models_pb2_grpc as pb_grpc
-from farthing.inference.host import canary_check
-from farthing.inference.residents import Residents
+from farthing.inference.core.card import Canary
+from farthing.inference.residents import Residents, Wish
 from farthing.inference.store.adding import AddJob
-from farthing.inference.store.contents import StoredModel
+from farthing.inference.store.contents import StoredModel, is_name
 from farthing.inference.store.files import FileRecord
 from farthing.inference.store.node_wire import encode_artefact, encode_file, encode_progress
 from farthing.inference.store.sending import SendingRate, caller_of
@@ -36,6 +36,7 @@ from farthing.kit.rpc import context as call_context
 _log = logging.getLogger(__name__)
 _Context = grpc.aio.ServicerContext[Any, Any]
 _RETRY_MS = 2_000
+_LONGEST_NAME = 128
 
 RequireAdmin = Callable[[bytes], Awaitable[None]]
 """Raises unless the key with this SHA-256 is an administrator's; `clients.principals.PrincipalResolver` has one."""
@@ -163,19 +164,29 @@ class ModelsServicer(pb_grpc.ModelsServiceServicer):
     ) -> pb.LoadModelResponse:
         """See models.proto."""
         await self._require_admin(call_context.current().require_key_digest())
-        if not request.model:
-            raise InvalidArgument("model: name a stored model", field="model")
+        if not is_name(request.model):
+            raise InvalidArgument(
+                f"model is {request.model[:200]!r}; name a model of this node's store, as"
+                " `farthing models list --node` shows them",
+                field="model",
+            )
+        if not (request.name.isprintable() and len(request.name) <= _LONGEST_NAME):
+            raise InvalidArgument(
+                f"name is not printable or longer than {_LONGEST_NAME} characters", field="name"
+            )
         if not 0 <= request.least_canary_ratio <= 1:
             raise InvalidArgument(
                 f"least_canary_ratio is {request.least_canary_ratio}; use 0..1",
                 field="least_canary_ratio",
             )
-        check = canary_check(
-            [(one.prompt, one.answer) for one in request.canaries],
-            request.least_canary_ratio or 1.0,
-        )
         loaded = await self._serving().load(
-            request.model, request.name, swap=request.swap, check=check
+            Wish(
+                lambda: self._store.take(request.model),
+                request.name,
+                request.swap,
+                [Canary(one.prompt, one.answer) for one in request.canaries],
+                request.least_canary_ratio or 1.0,
+            )
         )
         ready = loaded.engine.ready
         return pb.LoadModelResponse(

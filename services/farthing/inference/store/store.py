@@ -15,7 +15,9 @@ from farthing.inference.store.contents import (
     Contents,
     Entry,
     StoredModel,
+    damaged_model,
     is_digest,
+    is_name,
     require_name,
     slug,
 )
@@ -152,17 +154,12 @@ class ModelStore:
         return found[0] if found else None
 
     def locate(self, reference: str | Path) -> StoredModel:
-        """The model of a path, hashed and checked now, or of a name in the store. Errors as `add` and `resolve`.
-
-        For those that serve it: a stored model counts as used now.
-        """
+        """The model of a path, hashed and checked now, or of a name in the store. Errors as `add` and `take`."""
         path = Path(reference).expanduser()
         if not path.exists():
             if len(path.parts) > 1 or path.suffix in (".gguf", ".onnx"):
                 find_artefact(path)
-            stored = self.resolve(str(reference))
-            self.record_use(stored)
-            return stored
+            return self.take(str(reference))
         artefact = find_artefact(path)
         records = artefact.records()
         card = read_card(artefact)
@@ -177,6 +174,22 @@ class ModelStore:
             card=card,
             source=str(artefact.main),
         )
+
+    def take(self, name: str) -> StoredModel:
+        """A stored model for one that will serve it: its files read and compared, and it counts as used now.
+
+        NotFound; FailedPrecondition when a file is not what was stored.
+        """
+        stored = self.resolve(name)
+        (verdict,) = self.verify([name])
+        if verdict.damage:
+            raise damaged_model(name, stored.digest, ", ".join(verdict.damage))
+        self.record_use(stored)
+        return stored
+
+    def has(self, name: str) -> bool:
+        """Whether the name stands for a model here, be it damaged."""
+        return is_name(name) and self.contents.pointer(name).exists()
 
     def record_use(self, model: StoredModel) -> None:
         """Notes that a stored model is used now, so that others leave before it does."""
