@@ -61,7 +61,7 @@ def find_model(settings: CloudSettings) -> StoredModel:
 
 
 def make_plan(settings: CloudSettings, stored: StoredModel | None = None) -> LoadPlan:
-    """Reads a model's card; of the one that the settings name unless given. Raises a FarthingError that says what to do."""
+    """Reads the card of a model, that of the settings unless given. Raises a FarthingError that says what to do."""
     _check_numbers(settings)
     stored = stored or find_model(settings)
     if stored.format != "onnx":

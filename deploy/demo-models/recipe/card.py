@@ -169,9 +169,8 @@ def variant_rows(variants: list[dict[str, Any]]) -> list[str]:
     """The rows of the table of quantized variants, as `farthing models compare --json` gives them."""
     heads = [f"{task} {level}" for task, level in cells()]
     rows = [
-        "| type | size, kB | prefill, tokens/s | decode, tokens/s | right | same answers as the first | same beginning | "
-        + " | ".join(heads)
-        + " |",
+        "| type | size, kB | prefill, tokens/s | decode, tokens/s | right "
+        "| same answers as the first | same beginning | " + " | ".join(heads) + " |",
         "|---" * (7 + len(heads)) + "|",
     ]
     for variant in variants:
@@ -205,8 +204,8 @@ def _variant_section(folder: Path, table: VariantTable) -> list[str]:
         "",
         f"{first['tasks']['count']} items of `{first['tasks']['name']}`, greedy, one request at a time, on "
         f"{first['time'][:10]}. Machine: {first['host']}; load average {min(loads)} to {max(loads)}. Speeds move with "
-        f"the machine, answers do not. Every service took up to {memory / 1e6:.0f} MB beside its engine's process. Same "
-        "beginning is the mean share of the first variant's answer before the first difference. "
+        f"the machine, answers do not. Every service took up to {memory / 1e6:.0f} MB beside its engine's process. "
+        "Same beginning is the mean share of the first variant's answer before the first difference. "
         f"{table.remark} Made and measured by:\n",
         f"```\n{table.commands}```\n",
     ]

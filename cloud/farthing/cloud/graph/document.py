@@ -19,11 +19,22 @@ class NotConvertible(Exception):
     """The graph is not one that can be given slots; the text says what stands in the way."""
 
 
+def check_names(graph: onnx.GraphProto) -> None:
+    """NotConvertible when a name is no text: protobuf then gives its bytes, which nothing here is made for."""
+    names: list[object] = [one.name for one in (*graph.input, *graph.output)]
+    names += [weight.name for weight in graph.initializer]
+    for node in graph.node:
+        names += [node.name, node.op_type, node.domain, *node.input, *node.output]
+    if not all(isinstance(name, str) for name in names):
+        raise NotConvertible("a name in it is not valid UTF-8; the file is damaged")
+
+
 class Document:
     """The main graph of a model. Rewriting changes `nodes`; `index` is called before asking again."""
 
     def __init__(self, model: onnx.ModelProto, folder: Path) -> None:
         """`folder` is where external weights lie."""
+        check_names(model.graph)
         self.model = model
         self.folder = folder
         self.nodes: list[onnx.NodeProto] = list(model.graph.node)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx
 
-from farthing.cloud.graph.document import NotConvertible
+from farthing.cloud.graph.document import NotConvertible, check_names
 from farthing.inference.store.onnx_folder import ModelConfig
 from farthing.inference.store.onnx_signature import DecoderSignature, GraphValue, read_signature
 
@@ -17,6 +17,7 @@ def graph_signature(graph: Path, config: ModelConfig) -> DecoderSignature:
         model = onnx.load(str(graph), load_external_data=False)
     except Exception as error:  # protobuf and onnx raise several kinds
         raise NotConvertible(f"{graph.name} cannot be parsed: {error}") from error
+    check_names(model.graph)
     weights = {tensor.name for tensor in model.graph.initializer}
     return read_signature(
         [_value(info) for info in model.graph.input if info.name not in weights],
