@@ -63,6 +63,22 @@ def test_steps_of_one_size_for_days_do_not_upset_it() -> None:
     assert 0 <= model.weights.predict_us(other) < 20 * TRUE.predict_us(other)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_noise_never_throws_the_fit_when_what_steps_hold_changes_after_long(seed: int) -> None:
+    model, drawn = CostModel(), random.Random(seed)
+    whole = StepSize(120, 8, 12_000)
+    for number in range(4_000):
+        size = (
+            StepSize(0, 8, drawn.randint(600, 1_200)),
+            StepSize(drawn.choice([0, 16, 120]), drawn.randint(1, 8), drawn.randint(0, 1_500)),
+            StepSize(0, 1, drawn.randint(30, 200)),
+        )[number // 400 % 3]
+        held_up_us = 20_000 if drawn.random() < 0.02 else 0
+        model.add(size, TRUE.predict_us(size) * drawn.lognormvariate(0, 0.25) + held_up_us)
+        if number > 50:
+            assert model.weights.predict_us(whole) < 10 * TRUE.predict_us(whole)
+
+
 def test_nothing_is_predicted_before_anything_was_seen() -> None:
     assert CostModel().weights == Weights()
 

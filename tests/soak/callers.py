@@ -119,6 +119,13 @@ class Callers:
         if end.finish_reason not in _ENDS:
             name = common_pb2.FinishReason.Name(end.finish_reason)
             self.faults.append(f"a request to be {ask.way.value} ended with {name}")
+        limit_us = ask.request.compute_limit_us
+        if end.finish_reason == common_pb2.FINISH_REASON_BUDGET and (
+            end.usage.compute_us < limit_us / 10
+        ):
+            self.faults.append(
+                f"a limit of {limit_us} us ended an answer that had used {end.usage.compute_us} us"
+            )
         most = max(1, ask.request.input.candidate_count) * ask.request.input.max_tokens
         if end.usage.output_token_count > most:
             self.faults.append(f"{end.usage.output_token_count} tokens where {most} were asked")

@@ -49,7 +49,7 @@ class ToyLoop:
     ) -> None:
         self.backend = backend or ToyBackend()
         self.now_ns = 0
-        self._us_per_reading = us_per_reading
+        self.us_per_reading = us_per_reading
         self.loop = BatchLoop(
             self.backend, rules or Rules(), emit=self._hear, now_ns=self._read_clock
         )
@@ -85,5 +85,5 @@ class ToyLoop:
             heard.events.append(outcome)
 
     def _read_clock(self) -> int:
-        self.now_ns += self._us_per_reading * 1000
+        self.now_ns += self.us_per_reading * 1000
         return self.now_ns

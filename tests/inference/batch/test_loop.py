@@ -324,3 +324,21 @@ def test_warming_up_leaves_nothing_behind_and_knows_what_steps_take() -> None:
     lab.submit("hello", 5)
     lab.run()
     assert lab.heard[0].text == toy_answer("hello", 5)
+
+
+def test_a_row_that_its_limit_ends_as_it_comes_back_loses_no_step() -> None:
+    lab = ToyLoop(ToyBackend(SlotLayout(1, 200, 200, 64, 8)))
+    limited = lab.submit("x" * 40, 50, priority=Priority.BATCH, compute_limit_us=2_000)
+    for _ in range(4):
+        lab.loop.step()
+    lab.submit("first", 50, priority=Priority.INTERACTIVE)
+    lab.us_per_reading = (
+        5_000  # the machine has become slower: one more step is beyond the limit
+    )
+    lab.run()
+    assert lab.loop.totals.pause_count == 1
+    assert lab.heard[limited].done.finish_reason is FinishReason.BUDGET
+    assert lab.loop.totals.lost_step_count == 0
+    again = lab.submit("x" * 40, 20)
+    lab.run()
+    assert lab.heard[again].text == toy_answer("x" * 40, 20)

@@ -155,9 +155,10 @@ class BatchLoop:
         started_ns = self._now_ns()
         plan = self._scheduler.plan(started_ns // 1000, self._costs.weights)
         self._note(plan, started_ns // 1000)
-        parts = self._affordable(plan)
+        parts = [self._part(work) for work in plan.work]
         try:
             self._move(plan.moves)
+            parts = self._affordable(parts)
             if parts:
                 self._compute(parts, plan.adapter, started_ns)
         except Interrupted:
@@ -199,16 +200,21 @@ class BatchLoop:
             self.totals.reused_count += reused_count
         self.totals.pause_count += len(plan.paused)
 
-    def _affordable(self, plan: Plan) -> list[_Part]:
-        """The plan's work, without rows whose limit of device time the step would pass: they end here."""
+    def _part(self, work: Work) -> _Part:
+        job = self._jobs[work.row_id]
+        return _Part(job, work, _size_of(job, work))
+
+    def _affordable(self, planned: list[_Part]) -> list[_Part]:
+        """The plan's work, without rows whose limit of device time the step would pass: they end here.
+
+        After the plan's moves, for an ended row's slot keeps what they have brought there.
+        """
         weights, parts = self._costs.weights, []
-        for work in plan.work:
-            job = self._jobs[work.row_id]
-            size = _size_of(job, work)
-            if job.meter.may(size, weights, len(plan.work)):
-                parts.append(_Part(job, work, size))
+        for part in planned:
+            if part.job.meter.may(part.size, weights, len(planned)):
+                parts.append(part)
             else:
-                self._end(job, FinishReason.BUDGET)
+                self._end(part.job, FinishReason.BUDGET)
         # Whose step was lost is computed alone, so that it is known whose fault it is.
         suspects = [part for part in parts if part.job.failure_count]
         return suspects[:1] or parts

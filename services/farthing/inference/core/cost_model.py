@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 _FORGET = 0.995  # the last 200 steps or so count: throttling and neighbours come and go
-_FIRST_VARIANCE = 1e6
-_MOST_VARIANCE = 1e9
+_FIRST_VARIANCE = 100.0
+# Forgetting stops where so much is uncertain. What no step has shown for long would else be forgotten without end, and the
+# first step to show it again, noisy as all are, would throw its weight to thousands of times what is true.
+_MOST_VARIANCE = 0.1
 _PART = 1 << 32
 # Units of about one, so that the fit is well conditioned: tokens in tens, key-value tokens in thousands.
 _TOKEN_UNIT = 0.1
@@ -80,7 +82,7 @@ class CostModel:
         expected = self._weights.predict_us(size)
         if self.sample_count > 20 and expected > 0:
             duration_us = min(duration_us, 10.0 * expected)
-        a, b, c, d = x = (
+        a, b, c, d = (
             1.0,
             _TOKEN_UNIT * size.prefill_count,
             _TOKEN_UNIT * size.decode_count,
@@ -88,19 +90,19 @@ class CostModel:
         )
         theta = self._theta
         spread = [row[0] * a + row[1] * b + row[2] * c + row[3] * d for row in self._variance]
-        whole = _FORGET + spread[0] * a + spread[1] * b + spread[2] * c + spread[3] * d
+        forget = (
+            _FORGET if sum(self._variance[i][i] for i in range(4)) < _MOST_VARIANCE else 1.0
+        )
+        whole = forget + spread[0] * a + spread[1] * b + spread[2] * c + spread[3] * d
         gain = [one / whole for one in spread]
         error = duration_us - (theta[0] * a + theta[1] * b + theta[2] * c + theta[3] * d)
         self._theta = theta = [
             old + share * error for old, share in zip(theta, gain, strict=True)
         ]
-        variance = [
-            [(old - share * other) / _FORGET for old, other in zip(row, spread, strict=True)]
+        self._variance = [
+            [(old - share * other) / forget for old, other in zip(row, spread, strict=True)]
             for row, share in zip(self._variance, gain, strict=True)
         ]
-        # What no step has shown for long would otherwise be forgotten without end, and then jump.
-        if sum(variance[place][place] for place in range(len(x))) < _MOST_VARIANCE:
-            self._variance = variance
         step, prefill, decode, kv = theta
         self._weights = Weights(
             max(step, 0.0),
