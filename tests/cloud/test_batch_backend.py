@@ -6,18 +6,19 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from tests.cloud.conftest import DEMO, Tiny, greedy_together, slots_plan
 from tests.support.tiny_gqa import save_grouped_model
-from tests.support.tiny_onnx import CONTEXT, Shape, TinyDecoder, save_model
+from tests.support.tiny_onnx import CONTEXT, Shape, TinyDecoder, build_graph, save_model
 
 from farthing.cloud.batch_backend import OrtBatchBackend
 from farthing.cloud.quantize import QuantizationKind, quantize_onnx
-from farthing.inference.batch_backend import ChatMessage, SlotWork
+from farthing.inference.batch_backend import ChatMessage, SlotWork, StepOutput
 from farthing.inference.model import Capability
 from farthing.kit.errors import (
     FailedPrecondition,
@@ -108,6 +109,37 @@ def test_a_graph_that_cannot_be_given_slots_is_served_with_a_warning(
     assert "one after the other" in record.message
     assert "something else than causal attention" in record.__dict__["finding"]
     assert "its own form" in backend.how
+    backend.close()
+
+
+@pytest.mark.parametrize(
+    ("score_cap", "device_tensors"), [(0.0, False), (0.0, True), (0.5, False)]
+)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("read", [lambda output: output.best(), lambda output: output.row(1)])
+def test_what_is_not_a_number_is_never_an_answer_and_a_reset_leaves_nothing_of_it(
+    tmp_path: Path,
+    score_cap: float,
+    device_tensors: bool,
+    value: float,
+    read: Callable[[StepOutput], object],
+) -> None:
+    shape, bad_token = Shape(head=16, score_cap=score_cap), 200
+    decoder = save_model(tmp_path, shape=shape)
+    prompt = [token for token in PROMPTS[2] if token != bad_token]
+    expected = decoder.greedy(prompt, 6)
+    decoder.weights["embed"][bad_token] = value
+    graph = build_graph(decoder, dtype=np.float32, position_ids=True)
+    onnx.save(graph, str(tmp_path / "model.onnx"))
+    backend = OrtBatchBackend(slots_plan(tmp_path), device_tensors=device_tensors)
+    output = backend.step([SlotWork(0, 0, prompt), SlotWork(1, 0, [*prompt, bad_token, 3])])
+    with pytest.raises(Internal) as caught:
+        read(output)
+    assert caught.value.reason == "NO_TOKEN_POSSIBLE"
+    backend.reset()
+    output = backend.step([SlotWork(1, 0, [*prompt, bad_token], wanted_count=0)])
+    assert len(output.best()) == 0  # nothing was asked for
+    assert greedy_together(backend, [prompt, prompt], 6) == [expected, expected]
     backend.close()
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from tests.cloud.conftest import Tiny
@@ -16,10 +19,14 @@ from tests.support.plain_gguf import write_gguf
 
 from farthing.api.inference.v1 import inference_pb2 as pb
 from farthing.api.inference.v1 import inference_pb2_grpc as pb_grpc
+from farthing.cloud.engine import spawner
 from farthing.cloud.plan import LoadPlan, make_plan
 from farthing.cloud.selftest import run_selftest
 from farthing.cloud.settings import CloudSettings
 from farthing.inference.core.card import ModelCard
+from farthing.inference.process.child import Child
+from farthing.inference.process.remote import Patience, RemoteEngine
+from farthing.inference.process.rules import EngineRules
 from farthing.inference.store import ModelStore
 from farthing.kit.errors import FailedPrecondition, FarthingError, NotFound
 from farthing.kit.rpc.channel import open_channel
@@ -118,6 +125,27 @@ async def running(**environ: str) -> AsyncIterator[asyncio.subprocess.Process]:
         if process.returncode is None:
             process.kill()
         await process.communicate()
+
+
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+async def test_on_a_cpu_the_kernel_bounds_the_engines_memory_however_it_was_chosen(
+    tiny: Tiny, device: Literal["cpu", "auto"]
+) -> None:
+    plan = replace(tiny.plan(memory_limit_bytes=1 << 28), device=device)
+    children: list[Child] = []
+
+    def spawn() -> Child:
+        children.append(spawner(plan, EngineRules())())
+        return children[-1]
+
+    engine = RemoteEngine(spawn, Patience())
+    await engine.start()
+    try:
+        soft, hard = resource.prlimit(children[0].process.pid, resource.RLIMIT_DATA)
+    finally:
+        await engine.close(0)
+    on_cpu = engine.ready.facts["device"] == "cpu"
+    assert soft == hard == ((1 << 28) + (1 << 30) if on_cpu else resource.RLIM_INFINITY)
 
 
 async def test_the_process_serves_and_ends_in_order(tiny: Tiny, tmp_path: Path) -> None:

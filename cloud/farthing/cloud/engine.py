@@ -9,7 +9,7 @@ from collections.abc import Callable
 from farthing.cloud.plan import LoadPlan
 from farthing.cloud.settings import CloudSettings
 from farthing.inference.grammar import SchemaCompiler
-from farthing.inference.process.child import Child, serve_child, start_child
+from farthing.inference.process.child import Child, limit_memory, serve_child, start_child
 from farthing.inference.process.rules import EngineRules
 from farthing.inference.process.server import LoadedEngine
 from farthing.kit.settings import load
@@ -50,14 +50,17 @@ def load_engine(plan: LoadPlan) -> LoadedEngine:
 def main(descriptor: int, plan: LoadPlan, rules: EngineRules) -> None:
     """The life of the process."""
     logs.configure(load(CloudSettings, os.environ), service="cloud-engine")
-    # CUDA's own mappings would count too, whatever memory they are of.
-    limit_bytes = plan.memory_limit_bytes if plan.device == "cpu" else 0
-    serve_child(
-        descriptor,
-        lambda: load_engine(plan),
-        rules,
-        memory_limit_bytes=limit_bytes and limit_bytes + _BASE_BYTES,
-    )
+    limit_bytes = plan.memory_limit_bytes and plan.memory_limit_bytes + _BASE_BYTES
+
+    def load_limited() -> LoadedEngine:
+        engine = load_engine(plan)
+        if limit_bytes and engine.facts["device"] == "cpu":
+            limit_memory(limit_bytes)
+        return engine
+
+    # CUDA's own mappings would count too, whatever memory they are of. Where it may yet come up, the limit waits.
+    before_bytes = limit_bytes if plan.device == "cpu" else 0
+    serve_child(descriptor, load_limited, rules, memory_limit_bytes=before_bytes)
 
 
 if __name__ == "__main__":

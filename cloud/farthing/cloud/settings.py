@@ -58,7 +58,8 @@ class CloudSettings(EngineSettings):
     memory_limit_bytes: int = setting(
         0,
         env="FARTHING_CLOUD_MEMORY_LIMIT_BYTES",
-        doc="Most memory for weights and slots; what does not fit is refused at the start. 0 for no limit.",
+        doc="Most memory for weights and slots; what does not fit is refused at the start, and on a CPU an engine that "
+        "takes 1 GiB more is ended. 0 for no limit.",
         unit="bytes",
     )
     kv_type: str = setting(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
 from farthing.cloud.graph.document import Document
 from farthing.cloud.graph.names import BEST
+from farthing.cloud.slots.likeliest import NO_TOKEN
 
 # GroupQueryAttention's inputs and outputs.
 _PROJECTIONS, _TABLES = range(3), range(7, 9)
@@ -24,13 +26,25 @@ def adapted(graph: Path, *, half_cache: bool, best_in_graph: bool) -> bytes:
     if half_cache:
         _halve_cache(document)
     if best_in_graph:
-        document.add("ArgMax", ["logits"], [BEST], axis=-1, keepdims=0)
+        _find_best(document)
         document.outputs[BEST] = helper.make_tensor_value_info(
             BEST, TensorProto.INT64, ["wanted"]
         )
     document.index()
     document.prune()
     return bytes(document.to_model().SerializeToString())
+
+
+def _find_best(document: Document) -> None:
+    """What `find_likeliest` finds. Operators differ on where NaN stands among numbers, so it is made infinite."""
+    infinity = document.constant("infinity", np.inf, np.float32)
+    is_number = document.add("Less", ["logits", infinity])
+    comparable = document.add("Where", [is_number, "logits", infinity])
+    place = document.add("ArgMax", [comparable], axis=1, keepdims=1)
+    value = document.add("GatherElements", [comparable, place], axis=1)
+    is_finite = document.add("Less", [document.add("Abs", [value]), infinity])
+    found = document.add("Where", [is_finite, place, document.constant("none", NO_TOKEN)])
+    document.add("Reshape", [found, document.constant("flat", [-1])], [BEST])
 
 
 def _halve_cache(document: Document) -> None:

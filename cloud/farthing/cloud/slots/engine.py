@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from farthing.cloud.core.groups import group_work
 from farthing.cloud.core.rows import Rows, Window
+from farthing.cloud.slots.likeliest import check_row, check_tokens
 from farthing.cloud.slots.memory import Array, LogitsArena, SlotMemory
 from farthing.cloud.slots.options import StepOptions
 from farthing.cloud.slots.runs import Runs
@@ -32,14 +33,11 @@ class SlotOutput:
     def best(self) -> NDArray[np.int64]:
         """See StepOutput."""
         found = self._arena.best(self._used_count)
-        if self._in_order:
-            return found
-        ordered: NDArray[np.int64] = found[self._places]
-        return ordered
+        return check_tokens(found if self._in_order else found[self._places])
 
     def row(self, index: int) -> Logits:
         """See StepOutput."""
-        return self._arena.row(self._places[index])
+        return check_row(self._arena.row(self._places[index]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from farthing.cloud.slots.likeliest import find_likeliest
 from farthing.inference.batch_backend import Logits
 
 Array = NDArray[Any]
@@ -63,7 +64,7 @@ class LogitsArena(Protocol):
         """Makes a run write its logits to these rows."""
 
     def best(self, count: int) -> NDArray[np.int64]:
-        """The likeliest token of each of the first `count` rows, the lowest on ties."""
+        """The likeliest token of each of the first `count` rows, the lowest on ties; NO_TOKEN where there is none."""
 
     def row(self, index: int) -> Logits:
         """One row, as a copy."""
@@ -167,8 +168,7 @@ class HostArena:
 
     def best(self, count: int) -> NDArray[np.int64]:
         """See LogitsArena."""
-        found: NDArray[np.int64] = self._rows[:count].argmax(axis=1)
-        return found
+        return find_likeliest(self._rows[:count])
 
     def row(self, index: int) -> Logits:
         """See LogitsArena."""

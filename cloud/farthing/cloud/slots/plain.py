@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from farthing.cloud.slots.likeliest import check_row, check_tokens, find_likeliest
 from farthing.cloud.slots.memory import Array
 from farthing.cloud.slots.options import StepOptions
 from farthing.inference.batch_backend import Logits, SlotWork
@@ -36,13 +37,12 @@ class PlainOutput:
 
     def best(self) -> NDArray[np.int64]:
         """See StepOutput."""
-        found: NDArray[np.int64] = self._rows.argmax(axis=1)
-        return found
+        return check_tokens(find_likeliest(self._rows))
 
     def row(self, index: int) -> Logits:
         """See StepOutput."""
         values: Logits = self._rows[index].copy()
-        return values
+        return check_row(values)
 
 
 @dataclass(frozen=True, slots=True)

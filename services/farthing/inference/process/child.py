@@ -74,10 +74,15 @@ def serve_child(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     if memory_limit_bytes:
-        resource.setrlimit(resource.RLIMIT_DATA, (memory_limit_bytes, memory_limit_bytes))
+        limit_memory(memory_limit_bytes)
     connection = socket.socket(fileno=descriptor)
     EngineServer(connection, rules).run(load)
     # Native libraries have threads and handlers of their own, and nothing here is left to save.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+def limit_memory(limit_bytes: int) -> None:
+    """Bounds this process's private memory from now on."""
+    resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
