@@ -20,8 +20,10 @@ from tests.support.tiny_onnx import Shape, save_model
 
 # Reads folders from stdin, one a line; answers each with how it ended, as JSON.
 _WORKER = """
-import json, sys
+import json, os, sys
 from pathlib import Path
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)  # what the library may print is no answer
 from farthing.cloud.batch_backend import OrtBatchBackend
 from farthing.cloud.plan import LoadPlan
 from farthing.inference.core.card import ModelCard
@@ -47,7 +49,7 @@ for line in sys.stdin:
         end = {"end": "refused", "message": error.message, "reason": error.reason}
     except BaseException as error:
         end = {"end": "broken", "message": f"{type(error).__name__}: {error}"}
-    print(json.dumps(end), flush=True)
+    print(json.dumps(end), file=answers, flush=True)
 """
 
 

@@ -28,7 +28,8 @@ def test_any_bytes_read_as_replacement_decoding_reads_them(
     text = "".join(detokenizer.feed(piece) for piece in cut(data, borders))
     whole = data.decode("utf-8", "replace")
     # Only a character that the end cut in two may be missing.
-    assert whole in (text, text + "\ufffd")
+    missing = whole.removeprefix(text)
+    assert whole.startswith(text) and len(missing) <= 3 and set(missing) <= {"\ufffd"}
 
 
 def test_a_character_appears_once_its_last_byte_came() -> None:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 _FORGET = 0.995  # the last 200 steps or so count: throttling and neighbours come and go
 _FIRST_VARIANCE = 100.0
-# Forgetting stops where so much is uncertain. What no step has shown for long would else be forgotten without end, and the
-# first step to show it again, noisy as all are, would throw its weight to thousands of times what is true.
+# Forgetting stops where so much is uncertain. What no step has shown for long would else be forgotten without
+# end, and the first step to show it again, noisy as all are, would throw its weight to thousands of times what is true.
 _MOST_VARIANCE = 0.1
 _PART = 1 << 32
 # Units of about one, so that the fit is well conditioned: tokens in tens, key-value tokens in thousands.
