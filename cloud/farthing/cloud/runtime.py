@@ -77,7 +77,7 @@ def open_session(
                 reason="GPU_REQUIRED",
                 metadata={"finding": why_not},
             )
-    # Read when an attention is made. Its other way is faster on a CPU: docs/decisions/0020-slots-over-onnx-runtime.md.
+    # Read when an attention is made. Which way is faster on a CPU depends on the length of slots: to be measured anew.
     os.environ.setdefault("ORT_GQA_DISABLE_FLASH_ATTENTION", "1")
     try:
         session = runtime.InferenceSession(source, options, providers=[_CPU])
