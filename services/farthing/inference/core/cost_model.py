@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 _FORGET = 0.995  # the last 200 steps or so count: throttling and neighbours come and go
-_FIRST_VARIANCE = 100.0
-# Forgetting stops where so much is uncertain. What no step has shown for long would else be forgotten without
-# end, and the first step to show it again, noisy as all are, would throw its weight to thousands of times what is true.
-_MOST_VARIANCE = 0.1
+# How firmly a weight stays where it was, in squares of the units below: what steps have shown for long overrules
+# it at once, what they show again after long only by and by, for a single step is noisy.
+_FIRMNESS = 5.0
+_SWEEP_COUNT = 3
 _PART = 1 << 32
 # Units of about one, so that the fit is well conditioned: tokens in tens, key-value tokens in thousands.
 _TOKEN_UNIT = 0.1
@@ -59,16 +59,16 @@ class Weights:
 
 
 class CostModel:
-    """Recursive least squares with forgetting over (1, prefill, decode, kv); weights below 0 count as 0.
+    """Least squares with forgetting over (1, prefill, decode, kv), no weight below 0, by coordinate descent.
 
-    Plain numbers: for four unknowns arrays would take five times as long, once in every step.
+    Each descent makes the sum of squares smaller, so that the fit cannot run away, as recursive least squares did when
+    noisy steps of one kind came after many of another. Plain numbers: for four unknowns arrays would take longer.
     """
 
     def __init__(self) -> None:
         self._theta = [0.0] * 4
-        self._variance = [
-            [_FIRST_VARIANCE * (row == column) for column in range(4)] for row in range(4)
-        ]
+        self._products = [[0.0] * 4 for _ in range(4)]
+        self._targets = [0.0] * 4
         self._weights = Weights()
         self.sample_count = 0
 
@@ -82,33 +82,33 @@ class CostModel:
         expected = self._weights.predict_us(size)
         if self.sample_count > 20 and expected > 0:
             duration_us = min(duration_us, 10.0 * expected)
-        a, b, c, d = (
+        sizes = (
             1.0,
             _TOKEN_UNIT * size.prefill_count,
             _TOKEN_UNIT * size.decode_count,
             _KV_UNIT * size.kv_count,
         )
-        theta = self._theta
-        spread = [row[0] * a + row[1] * b + row[2] * c + row[3] * d for row in self._variance]
-        forget = (
-            _FORGET if sum(self._variance[i][i] for i in range(4)) < _MOST_VARIANCE else 1.0
-        )
-        whole = forget + spread[0] * a + spread[1] * b + spread[2] * c + spread[3] * d
-        gain = [one / whole for one in spread]
-        error = duration_us - (theta[0] * a + theta[1] * b + theta[2] * c + theta[3] * d)
-        self._theta = theta = [
-            old + share * error for old, share in zip(theta, gain, strict=True)
-        ]
-        self._variance = [
-            [(old - share * other) / forget for old, other in zip(row, spread, strict=True)]
-            for row, share in zip(self._variance, gain, strict=True)
-        ]
+        a, b, c, d = sizes
+        targets, products, theta = self._targets, self._products, self._theta
+        for place, one in enumerate(sizes):
+            row = products[place]
+            products[place] = [
+                _FORGET * row[0] + one * a,
+                _FORGET * row[1] + one * b,
+                _FORGET * row[2] + one * c,
+                _FORGET * row[3] + one * d,
+            ]
+            targets[place] = _FORGET * targets[place] + one * duration_us
+        before = tuple(theta)
+        for _ in range(_SWEEP_COUNT):
+            for place, (e, f, g, h) in enumerate(products):
+                mine = (e, f, g, h)[place]
+                fitted = e * theta[0] + f * theta[1] + g * theta[2] + h * theta[3]
+                left = targets[place] - fitted + mine * theta[place] + _FIRMNESS * before[place]
+                theta[place] = max(0.0, left / (mine + _FIRMNESS))
         step, prefill, decode, kv = theta
         self._weights = Weights(
-            max(step, 0.0),
-            max(prefill * _TOKEN_UNIT, 0.0),
-            max(decode * _TOKEN_UNIT, 0.0),
-            max(kv * _KV_UNIT, 0.0),
+            step, prefill * _TOKEN_UNIT, decode * _TOKEN_UNIT, kv * _KV_UNIT
         )
         self.sample_count += 1
 
