@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 from click.shell_completion import BashComplete
 from click.testing import Result
+from tests.support.edge_node import ADMIN_KEY as EDGE_ADMIN_KEY
+from tests.support.edge_node import run_edge, run_quota
 from tests.support.file_server import FileServer
 from tests.support.node_process import ADMIN_KEY, start_node
 from tests.support.plain_gguf import write_gguf
@@ -206,7 +209,7 @@ def test_other_nodes_are_listed_fetched_from_and_changed(
     models("add", make(tmp_path), "--name", "chat", "--data-dir", str(there))
     with start_node(there / "models") as address:
         (listed,) = read(models("list", "--node", address, "--json"))
-        assert listed["names"] == ["chat"]
+        assert listed["names"] == ["chat"] and listed["served_as"] == []
         fetched = read(models("fetch", "chat", "--from", address, "--json"))
         assert fetched["digest"] == listed["digest"]
         monkeypatch.setenv("FARTHING_MODEL_SOURCES", f"127.0.0.1:9,{address}")
@@ -222,6 +225,41 @@ def test_other_nodes_are_listed_fetched_from_and_changed(
         assert len(read(models("list", "--node", address, "--json"))) == 1
         line = one_line(models("fetch", "absent", "--from", address))
         assert "does not have it" in line
+
+
+@pytest.mark.e2e
+async def test_a_running_service_loads_swaps_and_unloads_what_it_has_stored(
+    models: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = tmp_path / "there"
+    for seed, name in ((1, "one"), (2, "two")):
+        file = write_tiny_gguf(tmp_path / f"{name}.gguf", seed=seed)
+        models("add", str(file), "--name", name, "--data-dir", str(there))
+    canaries = tmp_path / "known.jsonl"
+    canaries.write_text('{"prompt": "hello", "answer": "a fish"}\n', encoding="utf-8")
+    with run_quota(tmp_path) as registry:
+        async with run_edge(there, registry, "one") as node:
+
+            async def command(*arguments: str) -> Result:
+                return await asyncio.to_thread(models, *arguments, "--node", node.address)
+
+            async def served() -> dict[str, list[str]]:
+                listed = read(await command("list", "--json"))
+                return {one["names"][0]: one["served_as"] for one in listed}
+
+            assert "FARTHING_ADMIN_KEY" in one_line(await command("load", "two"))
+            monkeypatch.setenv("FARTHING_ADMIN_KEY", EDGE_ADMIN_KEY)
+            assert "two is served" in (await command("load", "two")).stdout
+            assert await served() == {"one": ["one"], "two": ["two"]}
+            assert "swap it" in one_line(await command("load", "two"))
+            swap = ("load", "two", "--as", "one", "--swap")
+            line = one_line(await command(*swap, "--canaries", str(canaries)))
+            assert "0% of 1 canaries" in line
+            assert read(await command(*swap, "--json"))["name"] == "one"
+            assert await served() == {"one": [], "two": ["one", "two"]}
+            assert "no more" in (await command("unload", "two")).stdout
+            assert "one" in (await command("list")).stdout
+            assert await served() == {"one": [], "two": ["one"]}
 
 
 def test_nodes_are_found_in_the_registry_the_own_region_first(

@@ -12,6 +12,7 @@ import pytest_asyncio
 from tests.support.books import agreed
 from tests.support.running_suite import ROOT, RunningSuite
 from tests.support.tenant import Tenant, ask
+from tests.support.tiny_gguf import write_tiny_gguf
 
 from farthing.api.models.v1 import models_pb2 as pb
 from farthing.api.models.v1 import models_pb2_grpc as pb_grpc
@@ -77,13 +78,13 @@ async def test_a_model_that_fails_its_canaries_or_is_damaged_changes_nothing(
     request = pb.LoadModelRequest(model="third", name="edge-small", swap=True, canaries=wrong)
     error = await refusal_of(stub.LoadModel(request, metadata=metadata, timeout=60))
     assert isinstance(error, FailedPrecondition) and error.reason == "CANARY_FAILED"
-    broken = tmp_path / "broken.gguf"
-    whole = SMALL.read_bytes()
-    broken.write_bytes(whole[: len(whole) // 2])
-    request = pb.LoadModelRequest(model=str(broken), name="edge-small", swap=True)
-    error = await refusal_of(stub.LoadModel(request, metadata=metadata, timeout=60))
-    assert isinstance(error, InvalidArgument | FailedPrecondition)
-    assert "broken" in str(error)
+    torn = store.add(write_tiny_gguf(tmp_path / "other.gguf"), "torn").path
+    torn.chmod(0o644)
+    torn.write_bytes(torn.read_bytes()[:60_000])
+    for model, kind in (("torn", FailedPrecondition), (str(SMALL), InvalidArgument)):
+        request = pb.LoadModelRequest(model=model, name="edge-small", swap=True)
+        error = await refusal_of(stub.LoadModel(request, metadata=metadata, timeout=60))
+        assert isinstance(error, kind) and model in str(error)
     told = await tenant.complete(ask("What is 2 + 3?", model="edge-small"))
     assert told.model == "edge-small" and told.text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import click
 from farthing.api.models.v1 import models_pb2
 from farthing.api.router.v1 import router_pb2, router_pb2_grpc
 from farthing.cli.connection import call, connect, current_settings, require_key, run
-from farthing.cli.models.remote import list_remote
+from farthing.cli.models.remote import list_remote, list_served
 from farthing.cli.models.stores import (
     complete_names,
     data_dir_option,
@@ -27,14 +28,16 @@ from farthing.inference.store import ModelStore, StoredModel
 
 @click.command("list", short_help="List what is served, or stored.")
 @click.option("--stored", is_flag=True, help="The model store's instead of the suite's.")
-@click.option("--node", metavar="HOST:PORT", help="The store of another edge or cloud node.")
+@click.option(
+    "--node", metavar="HOST:PORT", help="What another edge or cloud node stores and serves."
+)
 @data_dir_option
 @json_option
 def list_models(stored: bool, node: str | None, data_dir: Path | None, as_json: bool) -> None:
     """List the models that the router reaches now."""
     settings = current_settings()
     if node:
-        _print_remote(list_remote(settings, node), as_json)
+        _print_remote(list_remote(settings, node), list_served(settings, node) or [], as_json)
     elif stored:
         _print_stored(open_store(settings, data_dir), as_json)
     else:
@@ -185,16 +188,27 @@ def _print_stored(store: ModelStore, as_json: bool) -> None:
     )
 
 
-def _print_remote(response: models_pb2.ListArtefactsResponse, as_json: bool) -> None:
+def _print_remote(
+    response: models_pb2.ListArtefactsResponse, served: Sequence[tuple[str, str]], as_json: bool
+) -> None:
+    """What is stored, and under which names each of it is served; what is served from a path of the node last."""
+    by_digest: dict[str, list[str]] = {}
+    for name, digest in served:
+        by_digest.setdefault(digest, []).append(name)
+    stored = {artefact.digest for artefact in response.artefacts}
     if as_json:
         plain: dict[str, Any] = to_plain(response)
-        print_json(plain["artefacts"])
+        artefacts = plain["artefacts"]
+        for artefact in artefacts:
+            artefact["served_as"] = by_digest.get(artefact["digest"], [])
+        print_json(artefacts)
         return
     print_table(
-        ("name", "format", "quantization", "size", "sha256", "source"),
+        ("name", "served as", "format", "quantization", "size", "sha256", "source"),
         [
             (
                 printable(name),
+                printable(", ".join(by_digest.get(artefact.digest, []))),
                 printable(artefact.format),
                 printable(artefact.quantization),
                 format_bytes(artefact.size_bytes),
@@ -203,6 +217,11 @@ def _print_remote(response: models_pb2.ListArtefactsResponse, as_json: bool) -> 
             )
             for artefact in response.artefacts
             for name in artefact.names
+        ]
+        + [
+            ("", printable(name), "", "", "", printable(digest[:12]), "not of the store")
+            for name, digest in served
+            if digest not in stored
         ],
-        right=(3,),
+        right=(4,),
     )

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import grpc
 
+from farthing.api.inference.v1 import inference_pb2, inference_pb2_grpc
 from farthing.api.models.v1 import models_pb2, models_pb2_grpc
 from farthing.cli.connection import connect, explain_error, require_key, run
 from farthing.cli.settings import CliSettings
@@ -35,6 +36,24 @@ def list_remote(settings: CliSettings, address: str) -> models_pb2.ListArtefacts
         return response
 
     return _call(settings, address, work)
+
+
+def list_served(settings: CliSettings, address: str) -> list[tuple[str, str]] | None:
+    """Name and digest of each model that a node serves; None when it only stores models."""
+
+    async def work() -> list[tuple[str, str]] | None:
+        async with connect(settings, address) as channel:
+            try:
+                response = await inference_pb2_grpc.InferenceServiceStub(channel).ListModels(
+                    inference_pb2.ListModelsRequest(), timeout=_TIMEOUT_S
+                )
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                    return None
+                raise explain_error(error, address) from None
+            return [(model.name, model.digest) for model in response.models]
+
+    return run(work())
 
 
 def remove_remote(settings: CliSettings, address: str, name: str, *, force: bool) -> int:

@@ -51,7 +51,8 @@ def load(
 ) -> None:
     """Have a running service serve MODEL of its store, beside what it serves or in its place.
 
-    The model is tested in a process of its own first. When that fails, or a canary is wrong, nothing changes.
+    The model is tested in a process of its own first, then asked the canaries, those of its card unless you name a
+    file. When it fails, nothing changes.
     """
     request = models_pb2.LoadModelRequest(
         model=model,

@@ -110,10 +110,12 @@ class ModelsServiceServicer(object):
 
     def LoadModel(self, request, context):
         """Loads a stored model into an engine of its own and serves it, beside the others or in the place of the one that has
-        its name. It is tested in a process of its own first, then has to answer the canaries; until it does, and when it does
-        not, nothing changes for requests. Needs an administrator's key. Not idempotent: a second call answers
-        ALREADY_EXISTS, or swaps again. Takes as long as the model takes to load. RESOURCE_EXHAUSTED: no room within the
-        node's limit; FAILED_PRECONDITION: the self-test or the canaries failed.
+        its name. Its files are read and compared with their hashes, it is tested in a process of its own, then has to answer
+        the canaries; until it does, and when it does not, nothing changes for requests. Needs an administrator's key. Not
+        idempotent: a second call answers ALREADY_EXISTS, or swaps again. Takes as long as the model takes to load, and a
+        swap until what the old one has begun has ended. A load that has begun is carried through when the caller goes away.
+        RESOURCE_EXHAUSTED: no room within the node's limit; FAILED_PRECONDITION: the files are damaged, or the self-test or
+        the canaries failed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
