@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 
-from farthing.inference.core.card import ModelCard, parse_card
+from farthing.inference.core.card import Canary, ModelCard, parse_card
 from farthing.inference.model import TaskQuality
 from farthing.kit.errors import FailedPrecondition
 
@@ -67,3 +68,17 @@ def test_a_wrong_card_is_refused(quality: object) -> None:
     with pytest.raises(FailedPrecondition) as caught:
         parse_card({"task_quality": quality})
     assert "task_quality" in caught.value.message
+
+
+def test_a_card_says_what_its_model_is_known_to_answer() -> None:
+    card = parse_card({"canaries": [{"prompt": "2 + 3", "answer": "5"}]})
+    assert card.canaries == (Canary("2 + 3", "5"),)
+    assert ModelCard.from_dict(asdict(card)) == card
+
+
+@pytest.mark.parametrize(
+    "canaries", [{}, ["hello"], [{"prompt": "", "answer": "x"}], [{"prompt": "x"}]]
+)
+def test_a_canary_without_question_or_answer_is_refused(canaries: object) -> None:
+    with pytest.raises(FailedPrecondition, match="canaries"):
+        parse_card({"canaries": canaries})
