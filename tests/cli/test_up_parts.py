@@ -68,6 +68,26 @@ def test_a_users_setting_reaches_only_the_services_that_know_it(layout: Layout) 
         assert ("FARTHING_CACHE_MEMORY_BYTES" in plan.environ) == plan.name.endswith("cache")
 
 
+@pytest.mark.parametrize("tier", ["edge", "cloud"])
+def test_the_demos_models_get_one_thread_unless_the_user_says_otherwise(
+    layout: Layout, tmp_path: Path, tier: str
+) -> None:
+    layout = replace(layout, assets=tmp_path)
+    (tmp_path / "demo-models" / "edge-small").mkdir(parents=True)
+    (tmp_path / "demo-models" / "edge-small" / "edge-small-q8_0.gguf").touch()
+    (tmp_path / "demo-models" / "cloud-large").mkdir()
+    threads = f"FARTHING_{tier.upper()}_THREADS"
+
+    def planned(environ: dict[str, str]) -> str | None:
+        plans = plan_services(layout, admin_key="", environ=environ)
+        (plan,) = (one for one in plans if one.name.endswith(f"-{tier}"))
+        return plan.environ.get(threads)
+
+    assert planned({}) == "1"
+    assert planned({threads: "2"}) == "2"
+    assert planned(MODELS) is None
+
+
 def test_the_admin_key_reaches_quota_alone(layout: Layout) -> None:
     environ = {**MODELS, "FARTHING_ADMIN_KEY": "fk-secret"}
     for plan in plan_services(layout, admin_key="fk-secret", environ=environ):

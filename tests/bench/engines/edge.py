@@ -212,7 +212,7 @@ async def _measure_classes(
 
     quiet = await interactive()
     load = [asyncio.create_task(saturate()) for _ in range(2 * SLOT_COUNT)]
-    await asyncio.sleep(1.0)
+    await ours.until_running(SLOT_COUNT)
     beside = await interactive()
     for task in load:
         task.cancel()

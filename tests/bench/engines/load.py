@@ -87,6 +87,14 @@ class GrpcCaller:
                 count = event.completion.usage.output_token_count
         return Answered(sent_s, told_s, count)
 
+    async def until_running(self, count: int) -> None:
+        """Return once the service computes so many requests."""
+        reports = self._stub.WatchLoad(pb.WatchLoadRequest())
+        async for report in reports:
+            if report.load.running_request_count >= count:
+                break
+        reports.cancel()
+
     async def close(self) -> None:
         """Close the channel."""
         await self._channel.close()

@@ -216,7 +216,14 @@ def _model(environ: Mapping[str, str], tier: str, path: Path, name: str) -> dict
             reason="MODEL_MISSING",
             metadata={"path": str(path)},
         )
-    return {variable: str(path), f"{variable}_NAME": name}
+    planned = {variable: str(path), f"{variable}_NAME": name}
+    threads = f"FARTHING_{tier}_THREADS"
+    if not environ.get(threads):
+        # The demo's models are too small for more, and threads that meet at the end of each part of a step wait for
+        # whichever of the suite's other processes has a core: with one per core on 2 cores a step took 6 to 20 times as
+        # long, and answers reached their limit of device time.
+        planned[threads] = "1"
+    return planned
 
 
 def _without_ours(environ: Mapping[str, str]) -> dict[str, str]:
