@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 
@@ -19,16 +20,22 @@ pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
 EDGE, CLOUD = "edge-site-edge", "cloud-a-cloud"
 
 
-def engine_of(suite: RunningSuite, name: str) -> int:
-    """The process id of a service's engine."""
+def engines_of(suite: RunningSuite, name: str) -> list[int]:
+    """The process ids of a service's engines: none between one's end and the next one's start."""
     service = suite.child(name).pid
     assert service is not None
-    (engine,) = [
-        one
-        for one in psutil.Process(service).children()
-        if any(part.endswith(".engine") for part in one.cmdline())
-    ]
-    return engine.pid
+    found = []
+    for child in psutil.Process(service).children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if any(part.endswith(".engine") for part in child.cmdline()):
+                found.append(child.pid)
+    return found
+
+
+def engine_of(suite: RunningSuite, name: str) -> int:
+    """The process id of a service's one engine."""
+    (engine,) = engines_of(suite, name)
+    return engine
 
 
 @pytest.mark.parametrize("name", [EDGE, CLOUD])
@@ -56,6 +63,11 @@ async def test_an_engine_that_dies_or_hangs_under_load_loses_no_request(
         os.kill(engine, how)
         await eventually(
             lambda: not psutil.pid_exists(engine), timeout_s=40, what="the engine's end"
+        )
+        await eventually(
+            lambda: engines_of(suite, name) not in ([], [engine]),
+            timeout_s=40,
+            what="another engine",
         )
         await tenant.ready(EDGE, CLOUD)
         before = answered
