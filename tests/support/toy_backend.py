@@ -128,6 +128,7 @@ class ToyBackend:
         self.slots: list[list[int]] = [[] for _ in range(self.layout.slot_count)]
         self.step_count = 0
         self.fail_steps: set[int] = set()
+        self.fail_next: str = ""  # a move: "copy", "save", "restore" or "trim"
 
     def step(self, work: Sequence[SlotWork], adapter: str = "") -> StepOutput:
         assert [one.slot for one in work] == sorted({one.slot for one in work})
@@ -166,21 +167,34 @@ class ToyBackend:
         if b"PLEASE FAIL" in text:
             raise Internal("the library cannot compute this", reason="ENGINE_STEP_FAILED")
 
+    def _refuse(self, move: str) -> None:
+        if self.fail_next == move:
+            self.fail_next = ""
+            raise Internal(f"the library refused to {move}", reason="ENGINE_STEP_FAILED")
+
     def trim(self, slot: int, token_count: int) -> None:
+        self._refuse("trim")
         assert token_count <= len(self.slots[slot])
         del self.slots[slot][token_count:]
 
     def copy(self, source: int, target: int, token_count: int) -> None:
         assert source != target and token_count <= len(self.slots[source])
+        if self.fail_next == "copy":
+            self.slots[target] = []
+        self._refuse("copy")
         self.slots[target] = self.slots[source][:token_count]
         self._adapters[target] = self._adapters[source]
 
     def save(self, slot: int, token_count: int) -> Saved:
         assert token_count <= len(self.slots[slot])
+        self._refuse("save")
         return Saved(tuple(self.slots[slot][:token_count]), self._adapters[slot])
 
     def restore(self, slot: int, saved: SavedSlot) -> None:
         assert isinstance(saved, Saved)
+        if self.fail_next == "restore":
+            self.slots[slot] = []
+        self._refuse("restore")
         self.slots[slot] = list(saved.tokens)
         self._adapters[slot] = saved.adapter
 

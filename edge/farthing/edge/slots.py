@@ -114,10 +114,12 @@ class Slots:
             llama.llama_memory_seq_rm(self._memory, self._spare, -1, -1)
         else:
             whole = self._read_state(slot)
-            self.cut(slot, count)
-            state = self._read_state(slot)
-            self._write_state(slot, whole)
-            self._note(slot, held_count, adapter, tokens)
+            try:
+                self.cut(slot, count)
+                state = self._read_state(slot)
+            finally:
+                self._write_state(slot, whole)
+                self._note(slot, held_count, adapter, tokens)
         return LlamaSavedSlot(count, state, adapter, tokens[:count])
 
     def restore(self, slot: int, saved: LlamaSavedSlot) -> None:

@@ -121,7 +121,10 @@ class BatchBackend(Protocol):
         """
 
     def save(self, slot: int, token_count: int) -> SavedSlot:
-        """Takes the slot's first `token_count` tokens out into host memory; the slot stays as it is."""
+        """Takes the slot's first `token_count` tokens out into host memory; the slot stays as it is.
+
+        Raises Internal (ENGINE_STEP_FAILED) when that cannot be; the slot stays as it is then too.
+        """
 
     def restore(self, slot: int, saved: SavedSlot) -> None:
         """Makes the slot hold what was saved.

@@ -49,6 +49,7 @@ deeds = st.one_of(
     st.tuples(st.just("step"), st.integers(1, 8)),
     st.tuples(st.just("cancel"), st.integers(0, 20)),
     st.tuples(st.just("lose"), st.none()),
+    st.tuples(st.just("refuse"), st.sampled_from(["copy", "save", "restore", "trim"])),
 )
 
 
@@ -72,6 +73,8 @@ def test_any_mixture_answers_as_each_request_alone_and_every_microsecond_is_paid
                 cancelled.add(job_id)
             case "lose", _:
                 lab.backend.fail_steps = {lab.backend.step_count + 1}
+            case "refuse", str() as move:
+                lab.backend.fail_next = move
     lab.run()
     billed_us = 0
     for job_id, values in asked.items():
@@ -224,6 +227,24 @@ def test_a_step_that_is_lost_once_is_computed_again() -> None:
     lab.run()
     assert lab.heard[0].text == toy_answer("hello", 10)
     assert lab.loop.totals.lost_step_count == 1
+
+
+@pytest.mark.parametrize(("move", "lost_count"), [("save", 0), ("restore", 1)])
+def test_a_move_that_fails_is_nobodys_fault_and_costs_no_second_step(
+    move: str, lost_count: int
+) -> None:
+    lab = ToyLoop(ToyBackend(SlotLayout(1, 200, 200, 64, 8)))
+    lab.submit("x" * 40, 50, priority=Priority.BATCH)
+    for _ in range(5):
+        lab.loop.step()
+    lab.submit("first", 20, priority=Priority.INTERACTIVE)
+    lab.backend.fail_next = move
+    lab.run()
+    assert lab.heard[0].text == toy_answer("x" * 40, 50)
+    assert lab.heard[1].text == toy_answer("first", 20)
+    assert lab.backend.fail_next == ""
+    assert (lab.loop.totals.pause_count, lab.loop.totals.lost_step_count) == (1, lost_count)
+    assert lab.loop.occupancy().saved_token_count == 0
 
 
 def test_a_request_that_loses_its_steps_fails_and_the_others_go_on() -> None:

@@ -190,6 +190,18 @@ def test_a_full_line_refuses_equals_and_sends_away_the_last_of_a_lower_class() -
     assert engine.requests[last].state == "displaced"
 
 
+def test_an_old_full_line_of_a_low_class_gives_way_to_a_higher_one() -> None:
+    rules = Rules(queue_capacity=2, aging_us=1)
+    engine = SimulatedEngine(Room(1, 100, 100, 64), rules)
+    engine.submit(Wish([1] * 5, token_limit=50, priority=INTERACTIVE))
+    engine.step()
+    waiting = [engine.submit(Wish([1] * 5, priority=BATCH)) for _ in range(2)]
+    for _ in range(5):
+        engine.step()
+    engine.submit(Wish([1] * 5, priority=INTERACTIVE))
+    assert [engine.requests[one].state for one in waiting] == ["waiting", "displaced"]
+
+
 def test_who_has_not_begun_by_its_deadline_leaves_the_line() -> None:
     engine = SimulatedEngine(Room(1, 100, 100, 64))
     engine.submit(Wish([1] * 5, token_limit=50))

@@ -156,8 +156,10 @@ class BatchLoop:
         plan = self._scheduler.plan(started_ns // 1000, self._costs.weights)
         self._note(plan, started_ns // 1000)
         parts = [self._part(work) for work in plan.work]
+        moved = False
         try:
             self._move(plan.moves)
+            moved = True
             parts = self._affordable(parts)
             if parts:
                 self._compute(parts, plan.adapter, started_ns)
@@ -165,7 +167,9 @@ class BatchLoop:
             self._lose(parts, blame=False)
         except Exception:
             _log.exception("a step was lost", extra={"row_count": len(parts)})
-            self._lose(parts, blame=True)
+            self._lose(
+                parts, blame=moved
+            )  # moves are of the engine's making, not of a request's
         self._flush()
         return bool(plan.work or plan.moves)
 
@@ -220,6 +224,12 @@ class BatchLoop:
         return suspects[:1] or parts
 
     def _move(self, moves: Sequence[Move]) -> None:
+        # The scheduler counts on a Restore once it is planned: what it takes is gone, also when an earlier move fails.
+        taken = {
+            move.row_id: self._saved.pop(move.row_id, None)
+            for move in moves
+            if isinstance(move, Restore)
+        }
         for move in moves:
             match move:
                 case Copy(source, target, token_count):
@@ -227,9 +237,16 @@ class BatchLoop:
                 case Trim(slot, token_count):
                     self._backend.trim(slot, token_count)
                 case Save(row_id, slot, token_count):
-                    self._saved[row_id] = self._backend.save(slot, token_count)
+                    self._save(row_id, slot, token_count)
                 case Restore(row_id, slot):
-                    self._backend.restore(slot, self._saved.pop(row_id))
+                    self._backend.restore(slot, taken[row_id] or self._saved.pop(row_id))
+
+    def _save(self, row_id: int, slot: int, token_count: int) -> None:
+        try:
+            self._saved[row_id] = self._backend.save(slot, token_count)
+        except (FarthingError, MemoryError):
+            _log.warning("a row's state could not be saved; it is computed again")
+            self._scheduler.not_saved(row_id)
 
     def _compute(self, parts: list[_Part], adapter: str, started_ns: int) -> None:
         output = self._backend.step([_slot_work(part) for part in parts], adapter)
@@ -336,6 +353,9 @@ class BatchLoop:
     def _lose(self, parts: list[_Part], *, blame: bool) -> None:
         """The step is lost: make the backend whole and compute again, without a row that was lost alone."""
         self.totals.lost_step_count += 1
+        for job_id in self._jobs:
+            if job_id not in self._saved:  # it may have been planned and not come to
+                self._scheduler.not_saved(job_id)
         self._scheduler.fail(self._now_us())
         self._backend.reset()
         for part in parts:

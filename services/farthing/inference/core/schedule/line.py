@@ -36,12 +36,12 @@ class Line:
         self._rows.pop(row.row_id, None)
 
     def displaceable(self, newcomer: Row, now_us: int) -> Row | None:
-        """The last of the new rows, if it is of a lower class than the newcomer."""
+        """The last of the new rows of the lowest class, if that is below the newcomer's; waiting protects nobody."""
         candidates = [row for row in self._rows.values() if not row.paused]
-        last = max(candidates, key=lambda row: self.order(row, now_us), default=None)
-        if last is None or self.rank(last, now_us) <= newcomer.priority:
-            return None
-        return last
+        last = max(
+            candidates, key=lambda row: self.order(row, now_us, lifts=False), default=None
+        )
+        return last if last is not None and last.priority > newcomer.priority else None
 
     def in_order(self, now_us: int, *, lifts: bool = True) -> list[Row]:
         """All rows, next one first; unless it `lifts`, by their own classes however long they have waited."""

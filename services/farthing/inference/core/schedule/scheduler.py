@@ -166,8 +166,18 @@ class Scheduler:
         if accepted_count:
             self._slots.note_held(row)
 
+    def not_saved(self, row_id: int) -> None:
+        """What a plan's Save asked for was not done: the row will be computed again."""
+        row = self._rows[row_id]
+        if row.slot < 0:
+            self._saved_count -= row.saved_count
+            row.saved_count = 0
+
     def fail(self, now_us: int) -> None:
-        """The step was lost and every slot is empty: rows that had one wait for another, at the head of their class."""
+        """The step was lost and every slot is empty: rows that had one wait for another, at the head of their class.
+
+        Call `not_saved` for those whose Save was not done.
+        """
         rows = self._slots.rows()
         self._slots.forget_all()
         for row in rows:
