@@ -255,7 +255,7 @@ def load_toy(name: str = "toy", step_s: float = 0.0, token_s: float = 0.0) -> Lo
     """The toy, loaded."""
     backend = ToyBackend(name=name, step_s=step_s, token_s=token_s)
     return LoadedEngine(
-        backend, ToyCodec(), ToyConstraint, ToyEmbedder(), 10, {"device": "toy"}
+        backend, ToyCodec(), ToyConstraint, ToyEmbedder(), 10, facts={"device": "toy"}
     )
 
 

@@ -12,6 +12,7 @@ from farthing.inference.batch.admission import Admission, AdmissionRules
 from farthing.inference.batch.loop import BatchLoop, Emission, Outcome
 from farthing.inference.core.request import DoneEvent, EngineRequest, Sampling, TokenEvent
 from farthing.inference.core.schedule.scheduler import Rules
+from farthing.inference.energy import EnergyMeter
 
 
 @dataclass
@@ -46,12 +47,17 @@ class ToyLoop:
         draft_count: int = 0,
         queue_timeout_us: int = 0,
         us_per_reading: int = 50,
+        energy: EnergyMeter | None = None,
     ) -> None:
         self.backend = backend or ToyBackend()
         self.now_ns = 0
         self.us_per_reading = us_per_reading
         self.loop = BatchLoop(
-            self.backend, rules or Rules(), emit=self._hear, now_ns=self._read_clock
+            self.backend,
+            rules or Rules(),
+            emit=self._hear,
+            now_ns=self._read_clock,
+            energy=energy,
         )
         self._admission = Admission(
             self.backend.model,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from farthing.cloud.plan import LoadPlan
 from farthing.cloud.settings import CloudSettings
+from farthing.inference.energy import open_meter
 from farthing.inference.grammar import SchemaCompiler
 from farthing.inference.process.child import Child, limit_memory, serve_child, start_child
 from farthing.inference.process.rules import EngineRules
@@ -33,16 +34,19 @@ def load_engine(plan: LoadPlan) -> LoadedEngine:
 
     backend = OrtBatchBackend(plan)
     opened = backend.opened
+    energy = open_meter(opened.device)
     return LoadedEngine(
         backend,
         backend.codec,
         constrain=SchemaCompiler(backend.model, backend.codec).constrain,
         weights_bytes=backend.weights_bytes,
+        energy=energy,
         facts={
             "device": opened.device,
             "device_name": opened.device_name,
             "why_not_cuda": opened.why_not_cuda,
             "form": backend.how,
+            "energy_meter": energy.source if energy else "none",
         },
     )
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from farthing.edge.plan import LoadPlan
 from farthing.edge.settings import EdgeSettings
+from farthing.inference.energy import open_meter
 from farthing.inference.grammar import SchemaCompiler
 from farthing.inference.process.child import Child, serve_child, start_child
 from farthing.inference.process.rules import EngineRules
@@ -39,6 +40,7 @@ def load_engine(plan: LoadPlan) -> LoadedEngine:
     from farthing.edge.embedder import LlamaEmbedder
 
     backend = LlamaBatchBackend(plan)
+    energy = open_meter("cpu")
     embedder = None
     if plan.embedding_context_length:
         embedder = LlamaEmbedder(
@@ -52,7 +54,12 @@ def load_engine(plan: LoadPlan) -> LoadedEngine:
         constrain=SchemaCompiler(backend.model, backend.codec).constrain,
         embedder=embedder,
         weights_bytes=backend.weights_bytes,
-        facts={"device": "cpu", "thread_count": str(plan.thread_count)},
+        energy=energy,
+        facts={
+            "device": "cpu",
+            "thread_count": str(plan.thread_count),
+            "energy_meter": energy.source if energy else "none",
+        },
     )
 
 

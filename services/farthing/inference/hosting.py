@@ -44,6 +44,9 @@ class RequestMetrics:
         self._compute = metrics.counter(
             names.METRIC_INFERENCE_COMPUTE, "Device time.", ("model", "phase")
         )
+        self._energy = metrics.counter(
+            names.METRIC_INFERENCE_ENERGY, "Energy, where a meter is read.", ("model",)
+        )
 
     def of(self, model: str) -> Observer:
         """Counts the requests of one model."""
@@ -59,6 +62,7 @@ class RequestMetrics:
         self._tokens.labels(model, "output").inc(usage.output_token_count)
         self._compute.labels(model, "prefill").inc(usage.prefill_us / 1e6)
         self._compute.labels(model, "decode").inc(usage.decode_us / 1e6)
+        self._energy.labels(model).inc(usage.energy_uj / 1e6)
         level = logging.WARNING if reason == "error" else logging.DEBUG
         _LOGGER.log(
             level,

@@ -94,6 +94,7 @@ def encode_completion(done: DoneEvent) -> pb.Completion:
             request_bytes=usage.request_bytes,
             response_bytes=usage.response_bytes,
             peak_kv_bytes=usage.peak_kv_bytes,
+            energy_uj=usage.energy_uj,
         ),
         model_digest=done.model_digest,
     )

@@ -35,6 +35,7 @@ from farthing.inference.core.schedule.values import (
     Trim,
     Work,
 )
+from farthing.inference.energy import EnergyMeter
 from farthing.kit.errors import FarthingError, Internal, ResourceExhausted
 
 # Lost in company, then alone: the request is at fault.
@@ -48,10 +49,11 @@ Emission = tuple[int, Outcome]
 
 @dataclass(slots=True)
 class Totals:
-    """Since the start, for metrics: Σ `billed_us` of all requests = `busy_us`."""
+    """Since the start, for metrics. Device time and energy of all requests sum to `busy_us` and `energy_uj`."""
 
     step_count: int = 0
     busy_us: int = 0
+    energy_uj: int = 0
     prompt_count: int = 0
     reused_count: int = 0
     guessed_count: int = 0
@@ -81,9 +83,11 @@ class BatchLoop:
         *,
         emit: Callable[[Sequence[Emission]], None],
         now_ns: Callable[[], int],
+        energy: EnergyMeter | None = None,
     ) -> None:
         layout = backend.layout
         self._backend, self._emit, self._now_ns = backend, emit, now_ns
+        self._energy, self._was_idle = energy, True
         self._scheduler = Scheduler(
             Room(
                 layout.slot_count,
@@ -147,6 +151,8 @@ class BatchLoop:
 
     def step(self) -> bool:
         """One turn. False when there was nothing to compute."""
+        if self._was_idle and self._energy is not None:
+            self._energy.take_uj()  # drawn while nobody asked for anything
         for job in self._jobs.values():
             if job.generation.token_count and not job.guesses:
                 job.guesses = job.drafter.guess(job.tokens)
@@ -171,7 +177,8 @@ class BatchLoop:
                 parts, blame=moved
             )  # moves are of the engine's making, not of a request's
         self._flush()
-        return bool(plan.work or plan.moves)
+        self._was_idle = not (plan.work or plan.moves)
+        return not self._was_idle
 
     def warm_up(self) -> None:
         """Compute steps of several sizes of no consequence: the first request is then not the slow one, and prices
@@ -289,15 +296,20 @@ class BatchLoop:
     def _share(self, parts: list[_Part], duration_us: int) -> None:
         """Each row pays for its share of the step, and the shares are the step."""
         weights, whole = self._costs.weights, StepSize(0, 0, 0)
-        shares = split_us(duration_us, [weights.weigh(part.size) for part in parts])
+        parts_us = [weights.weigh(part.size) for part in parts]
+        energy_uj = self._energy.take_uj() if self._energy is not None else 0
+        energies = split_us(energy_uj, parts_us) if energy_uj else [0] * len(parts)
         token_bytes = self._backend.layout.token_bytes
-        for part, share_us in zip(parts, shares, strict=True):
-            held_count = part.work.start + part.work.count
-            part.job.meter.add_step(part.size, share_us, held_count * token_bytes)
+        for part, share_us, share_uj in zip(
+            parts, split_us(duration_us, parts_us), energies, strict=True
+        ):
+            kv_bytes = (part.work.start + part.work.count) * token_bytes
+            part.job.meter.add_step(part.size, share_us, kv_bytes, energy_uj=share_uj)
             whole = whole.plus(part.size)
         self._costs.add(whole, duration_us)
         self.totals.step_count += 1
         self.totals.busy_us += duration_us
+        self.totals.energy_uj += energy_uj
 
     def _tell(self, part: _Part) -> None:
         job, drawn = part.job, part.drawn

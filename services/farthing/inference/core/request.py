@@ -74,7 +74,7 @@ class TokenLogprob:
 class EngineUsage:
     """What a request used, as in common.v1.Usage. Times are device time but for `queue_us`.
 
-    `peak_kv_bytes` is the most memory that its keys and values took at once.
+    `peak_kv_bytes` is the most memory that its keys and values took at once; `energy_uj` is 0 where no meter is read.
     """
 
     input_token_count: int = 0
@@ -86,6 +86,7 @@ class EngineUsage:
     request_bytes: int = 0
     response_bytes: int = 0
     peak_kv_bytes: int = 0
+    energy_uj: int = 0
 
     @property
     def compute_us(self) -> int:

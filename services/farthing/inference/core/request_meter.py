@@ -15,7 +15,7 @@ class RequestMeter:
         self._cached_count = self._output_count = self._response_bytes = 0
         self._queue_us = self._prefill_us = self._decode_us = 0
         self._last_decode_us = 0
-        self._peak_kv_bytes = 0
+        self._peak_kv_bytes = self._energy_uj = 0
 
     @property
     def compute_us(self) -> int:
@@ -38,8 +38,11 @@ class RequestMeter:
             expected_us = max(expected_us, self._last_decode_us)
         return self.compute_us + expected_us < self._limit_us
 
-    def add_step(self, size: StepSize, share_us: int, kv_bytes: int) -> None:
-        """Its share of a step, and the memory that it holds after it."""
+    def add_step(
+        self, size: StepSize, share_us: int, kv_bytes: int, *, energy_uj: int = 0
+    ) -> None:
+        """Its share of a step and of the energy that the step drew, and the memory that it holds after it."""
+        self._energy_uj += energy_uj
         if size.decode_count:
             self._decode_us += share_us
             self._last_decode_us = share_us
@@ -72,4 +75,5 @@ class RequestMeter:
             request_bytes=self._request_bytes,
             response_bytes=self._response_bytes,
             peak_kv_bytes=self._peak_kv_bytes,
+            energy_uj=self._energy_uj,
         )

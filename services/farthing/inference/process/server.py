@@ -21,6 +21,7 @@ from farthing.inference.batch.admission import Admission, MakeConstraint
 from farthing.inference.batch.load import describe_load
 from farthing.inference.batch.loop import BatchLoop, Emission
 from farthing.inference.batch_backend import BatchBackend, TextCodec
+from farthing.inference.energy import EnergyMeter
 from farthing.inference.process.frames import encode_frame, read_bodies
 from farthing.inference.process.rules import EngineRules
 from farthing.inference.process.wire import encode_events, encode_report
@@ -52,6 +53,7 @@ class LoadedEngine:
     constrain: MakeConstraint | None = None
     embedder: Embedder | None = None
     weights_bytes: int = 0
+    energy: EnergyMeter | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -77,6 +79,7 @@ class EngineServer:
                 self._rules.schedule,
                 emit=self._emit,
                 now_ns=time.perf_counter_ns,
+                energy=engine.energy,
             )
             self._loop.warm_up()
         except FarthingError as error:
