@@ -61,6 +61,11 @@ async def test_a_stored_model_is_loaded_used_and_unloaded(
     await eventually(is_known, what="the router to know the model")
     told = await tenant.complete(ask("What is 2 + 3?", model="second"))
     assert told.model == "second" and told.tier == "edge" and told.text
+    await suite.kill(EDGE)
+    await suite.well(EDGE)
+    await eventually(is_known, what="the model to be served after a restart")
+    told = await tenant.complete(ask("What is 2 + 4?", model="second"))
+    assert told.model == "second" and told.tier == "edge" and told.text
     await stub.UnloadModel(pb.UnloadModelRequest(name="second"), metadata=metadata, timeout=60)
     error = await refusal_of(
         stub.UnloadModel(pb.UnloadModelRequest(name="second"), metadata=metadata, timeout=60)

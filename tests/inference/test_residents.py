@@ -36,7 +36,7 @@ RIGHT, WRONG = Canary("hello", ANSWER), Canary("hello", "something else")
 def wish(model: str, name: str = "", **more: Any) -> Wish:
     """A stored model by its name."""
     stored = StoredModel(model, "", "gguf", Path(model), 1, None, {}, "")
-    return Wish(lambda: stored, name, **more)
+    return Wish(model, lambda: stored, name, **more)
 
 
 class Node:
@@ -46,6 +46,7 @@ class Node:
         self.now_s = 0.0
         self.children: dict[str, list[Child]] = {}
         self.released: list[str] = []
+        self.remembered: list[dict[str, str]] = []
         self.may_prepare = threading.Event()
         self.may_prepare.set()
         self.host = ModelHost(self._tick, is_stored=lambda name: name == "stored")
@@ -55,6 +56,7 @@ class Node:
             lambda prepared: RemoteEngine(prepared.spawn, Patience(start_s=60)),
             limit_bytes=250,
             drain_s=30,
+            remember=lambda serving: self.remembered.append(dict(serving)),
             now_s=self._tick,
         )
 
@@ -94,7 +96,7 @@ class Node:
 @pytest.fixture
 async def node() -> AsyncIterator[Node]:
     node = Node()
-    await node.residents.load(wish("a"))
+    await node.residents.load(wish("a"), lasting=False)
     yield node
     node.may_prepare.set()
     await node.residents.close()
@@ -229,3 +231,26 @@ async def test_an_unloaded_model_lets_its_requests_end(node: Node) -> None:
     assert node.host.load()[1].models_version != version
     with pytest.raises(NotFound):
         await node.residents.unload("a")
+
+
+async def test_changes_are_remembered_and_what_was_served_comes_back(node: Node) -> None:
+    await node.residents.load(wish("b"))
+    with pytest.raises(FailedPrecondition):
+        await node.residents.load(wish("mistaken"))
+    await node.residents.load(wish("new", "a", swap=True))
+    await node.ask("a", "hello")
+    await node.residents.load(wish("c"))
+    await node.residents.unload("a")
+    assert node.remembered == [
+        {"a": "a", "b": "b"},
+        {"a": "new"},
+        {"a": "new", "c": "c"},
+        {"c": "c"},
+    ]
+    await node.residents.unload("c")
+    wishes = [wish("broken"), wish("new", "a"), wish("b")]
+    engine = await node.residents.restore(wishes)
+    assert engine is not None
+    assert node.names() == ["a", "b"]
+    assert len(node.remembered) == 5
+    assert await node.residents.restore([wish("broken")]) is None

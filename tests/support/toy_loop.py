@@ -48,6 +48,7 @@ class ToyLoop:
         queue_timeout_us: int = 0,
         us_per_reading: int = 50,
         energy: EnergyMeter | None = None,
+        codec: ToyCodec | None = None,
     ) -> None:
         self.backend = backend or ToyBackend()
         self.now_ns = 0
@@ -62,7 +63,7 @@ class ToyLoop:
         self._admission = Admission(
             self.backend.model,
             self.backend.layout,
-            ToyCodec(),
+            codec or ToyCodec(),
             AdmissionRules(draft_count, queue_timeout_us),
             constrain=ToyConstraint,
         )

@@ -16,7 +16,9 @@ from farthing.inference.host import ModelHost
 from farthing.inference.process.remote import Observer, RemoteEngine
 from farthing.inference.residents import Find, Prepare, Prepared, Residents, Wish
 from farthing.inference.servicer import InferenceServicer
+from farthing.inference.serving_record import ServingRecord
 from farthing.inference.settings import EngineSettings
+from farthing.inference.store.contents import slug
 from farthing.inference.store.ensuring import ensure_stored
 from farthing.inference.store.opening import open_store, serving_limits
 from farthing.inference.store.servicer import ModelsServicer, RequireAdmin
@@ -180,7 +182,11 @@ async def serve_tier(
     """Serve a first model, the store, and what administrators load later, until SIGTERM or SIGINT.
 
     `model` is what the settings name, fetched from the region when it is not here, and `name` what requests call it.
+    What administrators changed holds after a restart too, until the settings name another model.
     """
+    own_id = settings.resolve_instance_id(process.service)
+    data_dir = settings.resolve_data_dir(process.service)
+    record = ServingRecord(data_dir / f"serving-{slug(own_id)}.json", model, name)
     store = open_store(settings, process.tls)
     host, requests = ModelHost(is_stored=store.has), RequestMetrics(process.metrics)
 
@@ -193,11 +199,18 @@ async def serve_tier(
         make_engine,
         limit_bytes=settings.models_bytes,
         drain_s=settings.retire_timeout_ms / 1000,
+        remember=record.write,
     )
-    own_id = settings.resolve_instance_id(process.service)
+
+    def make_wish(served_name: str, reference: str) -> Wish:
+        find = tier.find if reference == model else lambda: store.take(reference)
+        return Wish(reference, find, served_name)
+
     try:
-        await ensure_stored(store, model, settings, process.registry, own_id)
-        engine = (await residents.load(Wish(tier.find, name))).engine
+        engine = await residents.restore([make_wish(*pair) for pair in record.read().items()])
+        if engine is None:
+            await ensure_stored(store, model, settings, process.registry, own_id)
+            engine = (await residents.load(make_wish(name, model), lasting=False)).engine
         _LOGGER.info(
             "ready",
             extra={

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ from farthing.inference.host import ModelHost
 from farthing.inference.process.child import Child
 from farthing.inference.process.remote import RemoteEngine
 from farthing.inference.store.contents import StoredModel
-from farthing.kit.errors import AlreadyExists, ResourceExhausted
+from farthing.kit.errors import AlreadyExists, FarthingError, ResourceExhausted
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
@@ -52,14 +52,20 @@ StartEngine = Callable[[Prepared], RemoteEngine]
 class Wish:
     """A model to serve, under `name` if one is given, beside the others or (`swap`) in the place of that name's.
 
-    Of the canaries, the card's when there are none here, `least_ratio` must be answered exactly.
+    `reference` is what administrators call it: a stored model's name, or a path. Of the canaries, the card's when
+    there are none here, `least_ratio` must be answered exactly.
     """
 
+    reference: str
     find: Find
     name: str = ""
     swap: bool = False
     canaries: Sequence[Canary] = ()
     least_ratio: float = 1.0
+
+
+Remember = Callable[[Mapping[str, str]], None]
+"""Is told what is served after each change: by name, the model's reference. Blocking."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,12 @@ class Loaded:
 
     engine: RemoteEngine
     unloaded: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Resident:
+    prepared: Prepared
+    reference: str
 
 
 class Residents:
@@ -85,23 +97,33 @@ class Residents:
         *,
         limit_bytes: int,
         drain_s: float,
+        remember: Remember = lambda serving: None,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """`limit_bytes` 0 is no limit; `drain_s` is how long requests may go on with a model that is taken away."""
+        self._remember = remember
         self._host, self._prepare, self._make_engine = host, prepare, make_engine
         self._limit_bytes, self._drain_s, self._now_s = limit_bytes, drain_s, now_s
         self._changing = asyncio.Lock()
         self._changes: set[asyncio.Task[Any]] = set()
-        self._resident: dict[str, Prepared] = {}
+        self._resident: dict[str, _Resident] = {}
 
-    async def load(self, wish: Wish) -> Loaded:
-        """Serve a model once it has started and answered its canaries.
+    async def load(self, wish: Wish, *, lasting: bool = True) -> Loaded:
+        """Serve a model once it has started and answered its canaries; a `lasting` change is remembered.
 
         Until then, and when it does not, requests go on as before; a model that was unloaded to make room comes back.
         AlreadyExists without `swap`, ResourceExhausted when it does not fit though every idle model went, else what the
         model's checks, self-test, start or canaries raise.
         """
-        return await self._change(lambda: self._load(wish))
+        change = self._change if lasting else self._in_turn
+        return await change(lambda: self._load(wish))
+
+    async def restore(self, wishes: Sequence[Wish]) -> RemoteEngine | None:
+        """Serve what was served before the service stopped, as far as that can be done; one of the engines.
+
+        What cannot be served is logged. None when nothing could be.
+        """
+        return await self._in_turn(lambda: self._restore(wishes))
 
     async def unload(self, name: str) -> None:
         """Serve the model no more: what has begun may end. NotFound."""
@@ -115,6 +137,15 @@ class Residents:
         await self._host.close(0)
 
     async def _change(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        async def remembered() -> _T:
+            result = await work()
+            serving = {name: one.reference for name, one in sorted(self._resident.items())}
+            await run_apart(lambda: self._remember(serving))
+            return result
+
+        return await self._in_turn(remembered)
+
+    async def _in_turn(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         async def in_turn() -> _T:
             async with self._changing:
                 return await work()
@@ -127,6 +158,15 @@ class Residents:
         except asyncio.CancelledError:
             change.add_done_callback(_tell_end)
             raise
+
+    async def _restore(self, wishes: Sequence[Wish]) -> RemoteEngine | None:
+        engine: RemoteEngine | None = None
+        for wish in wishes:
+            try:
+                engine = (await self._load(wish)).engine
+            except (FarthingError, OSError) as error:
+                _log.error("%s is not served again: %s", wish.reference, error)
+        return engine
 
     async def _load(self, wish: Wish) -> Loaded:
         stored = await run_apart(wish.find)
@@ -162,20 +202,20 @@ class Residents:
         except Exception:
             await self._put_back(gone)
             raise
-        self._resident[prepared.name] = prepared
+        self._resident[prepared.name] = _Resident(prepared, wish.reference)
         for one in (*gone, *([old] if old else ())):
-            one.release()
+            one.prepared.release()
         return Loaded(engine, unloaded)
 
-    async def _put_back(self, gone: Sequence[Prepared]) -> None:
-        for prepared in gone:
+    async def _put_back(self, gone: Sequence[_Resident]) -> None:
+        for one in gone:
             try:
-                await self._host.add(self._make_engine(prepared))
+                await self._host.add(self._make_engine(one.prepared))
             except Exception as error:
-                _log.error("%s does not come back: %s", prepared.name, error)
-                prepared.release()
+                _log.error("%s does not come back: %s", one.prepared.name, error)
+                one.prepared.release()
             else:
-                self._resident[prepared.name] = prepared
+                self._resident[one.prepared.name] = one
 
     def _make_room(self, prepared: Prepared) -> tuple[str, ...]:
         """Who must go, the least recently used first."""
@@ -183,7 +223,7 @@ class Residents:
         candidates = [
             Candidate(
                 name,
-                one.need_bytes,
+                one.prepared.need_bytes,
                 uses[name].last_s,
                 loaded=True,
                 busy=uses[name].user_count > 0 or name == prepared.name,
@@ -206,10 +246,10 @@ class Residents:
 
     async def _unload(self, name: str) -> None:
         await self._host.remove(name, drain_s=self._drain_s)
-        self._resident.pop(name).release()
+        self._resident.pop(name).prepared.release()
         _log.info("model unloaded", extra={"model": name})
 
-    async def _take_out(self, name: str) -> Prepared:
+    async def _take_out(self, name: str) -> _Resident:
         await self._host.remove(name, drain_s=self._drain_s)
         _log.info("model unloaded to make room", extra={"model": name})
         return self._resident.pop(name)

@@ -87,6 +87,7 @@ def encode_completion(done: DoneEvent) -> pb.Completion:
             input_token_count=usage.input_token_count,
             output_token_count=usage.output_token_count,
             cached_input_token_count=usage.cached_input_token_count,
+            reasoning_token_count=usage.reasoning_token_count,
             queue_us=usage.queue_us,
             prefill_us=usage.prefill_us,
             decode_us=usage.decode_us,

@@ -10,6 +10,7 @@ from farthing.inference.batch_backend import SlotLayout, TextCodec
 from farthing.inference.core.draft import Drafter
 from farthing.inference.core.generation import Generation
 from farthing.inference.core.prompt import encode_prompt, plan_token_limit, request_bytes
+from farthing.inference.core.reasoning import ReasoningCounter, find_marks
 from farthing.inference.core.request import EngineRequest
 from farthing.inference.core.request_meter import RequestMeter
 from farthing.inference.core.sampling import Constraint
@@ -73,6 +74,7 @@ class Admission:
     ) -> None:
         self._model, self._layout, self._codec, self._rules = model, layout, codec, rules
         self._constrain = constrain
+        self._marks = find_marks(codec)
 
     def admit(self, job_id: int, request: EngineRequest, now_us: int) -> Job:
         """InvalidArgument when prompt and answer do not fit or the schema is bad, NotFound for an unknown adapter."""
@@ -121,6 +123,7 @@ class Admission:
             eos_ids=self._model.eos_ids,
             token_bytes=self._codec.token_bytes,
             constraint=constraint,
+            reasoning=ReasoningCounter(self._marks, tokens),
         )
         meter = RequestMeter(
             input_count=len(tokens),

@@ -353,7 +353,7 @@ class BatchLoop:
         self._scheduler.finish(job.job_id)
         self._saved.pop(job.job_id, None)
         job.generation.close()
-        usage = job.meter.usage()
+        usage = job.meter.usage(reasoning_count=job.generation.reasoning_count)
         self._mean_job_us += 0.2 * (usage.compute_us - self._mean_job_us)
         return usage
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from farthing.inference.batch_backend import Logits
 from farthing.inference.core.detokenize import Detokenizer
+from farthing.inference.core.reasoning import ReasoningCounter
 from farthing.inference.core.request import (
     EngineRequest,
     FinishReason,
@@ -40,12 +41,14 @@ class Generation:
         eos_ids: frozenset[int],
         token_bytes: Callable[[int], bytes],
         constraint: Constraint | None,
+        reasoning: ReasoningCounter | None = None,
     ) -> None:
         self._request = request
         self._token_limit = token_limit
         self._eos_ids = eos_ids
         self._token_bytes = token_bytes
         self._constraint = constraint
+        self._reasoning = reasoning or ReasoningCounter(None)
         self._sampler = Sampler(request.sampling, seed)
         self._detokenizer = Detokenizer()
         self._stop = StopMatcher(request.stop)
@@ -53,6 +56,11 @@ class Generation:
             self._sampler.is_greedy and constraint is None and not request.logprobs
         )
         self.token_count = 0
+
+    @property
+    def reasoning_count(self) -> int:
+        """How many of its tokens were reasoning."""
+        return self._reasoning.token_count
 
     @property
     def takes_best(self) -> bool:
@@ -79,6 +87,7 @@ class Generation:
         if self._constraint is not None:
             self._constraint.accept(token)
         self.token_count += 1
+        self._reasoning.feed(token)
         released = self._stop.feed(self._detokenizer.feed(self._token_bytes(token)))
         text, reason = released.text, None
         if released.stopped:

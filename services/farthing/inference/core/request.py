@@ -80,6 +80,7 @@ class EngineUsage:
     input_token_count: int = 0
     output_token_count: int = 0
     cached_input_token_count: int = 0
+    reasoning_token_count: int = 0
     queue_us: int = 0
     prefill_us: int = 0
     decode_us: int = 0

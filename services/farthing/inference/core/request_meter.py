@@ -55,8 +55,8 @@ class RequestMeter:
         self._output_count += token_count
         self._response_bytes += len(text.encode())
 
-    def usage(self) -> EngineUsage:
-        """What the request is to pay for.
+    def usage(self, *, reasoning_count: int = 0) -> EngineUsage:
+        """What the request is to pay for; `reasoning_count` of its output tokens were reasoning.
 
         A step that took longer than foreseen can pass the limit; the rest is the instance's own loss, so that a budget
         can never be overdrawn.
@@ -69,6 +69,7 @@ class RequestMeter:
             input_token_count=self._input_count,
             output_token_count=self._output_count,
             cached_input_token_count=self._cached_count,
+            reasoning_token_count=min(reasoning_count, self._output_count),
             queue_us=self._queue_us,
             prefill_us=prefill_us,
             decode_us=decode_us,

@@ -181,6 +181,7 @@ class ModelsServicer(pb_grpc.ModelsServiceServicer):
             )
         loaded = await self._serving().load(
             Wish(
+                request.model,
                 lambda: self._store.take(request.model),
                 request.name,
                 request.swap,
