@@ -63,6 +63,7 @@ async def test_a_stored_model_is_loaded_used_and_unloaded(
     assert told.model == "second" and told.tier == "edge" and told.text
     await suite.kill(EDGE)
     await suite.well(EDGE)
+    await tenant.ready(EDGE)
     await eventually(is_known, what="the model to be served after a restart")
     told = await tenant.complete(ask("What is 2 + 4?", model="second"))
     assert told.model == "second" and told.tier == "edge" and told.text
