@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import farthing.kit.rpc.experiments  # noqa: F401  before grpc
+
+# isort: split
 from farthing.gateway.server import serve
 from farthing.gateway.settings import GatewaySettings
 from farthing.kit.process import run_service

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import farthing.kit.rpc.experiments  # noqa: F401  before grpc
+
+# isort: split
 import asyncio
 
 import grpc
