@@ -1,4 +1,8 @@
-"""Fills one step: every row that generates gets its token, and what time is left goes to prompts."""
+"""Fills one step: every row that generates gets its token, and what time is left goes to prompts.
+
+A step that ends a prompt of the best class, and so brings its first token, is kept short: rows of worse classes are
+left out of it, which costs them next to nothing, for prompts are computed at full speed by themselves.
+"""
 
 from __future__ import annotations
 
@@ -29,60 +33,95 @@ def fill_step(
     rows: Sequence[Row], weights: Weights, targets: StepTargets, *, capacity: int, step: int
 ) -> list[Work]:
     """Work of one step for rows of one adapter, at most `capacity` tokens, by slot."""
+    best = min((row.priority for row in rows), default=Priority.BATCH)
     generating = sorted(
         (row for row in rows if row.is_decoding), key=lambda row: (row.priority, row.slot)
     )
     prompts = sorted(
         (row for row in rows if not row.is_decoding), key=lambda row: (row.rank, row.slot_turn)
     )
-    best = min((row.priority for row in rows), default=Priority.BATCH)
-    target_us = targets.of(best)
-    # Where nobody of the best class generates yet, its prompts go before all others; they are cut to what those bear.
+    filled = _Step(weights, targets.of(best), capacity)
+    # Where nobody of the best class generates yet, its prompts are cut to what those bear who do.
     alone = not generating or generating[0].priority > best
-    prompt_target_us = targets.of(generating[0].priority) if generating else targets.batch_us
-    size, work = _NOTHING, list[Work]()
-
-    def add_prompt(row: Row, most_us: int) -> None:
-        nonlocal size, capacity
-        wanted = min(row.pending_count, capacity)
-        count = chunk_count(weights, size, wanted, row.held_count, most_us)
-        samples = count == row.pending_count
-        work.append(Work(row.row_id, row.slot, row.held_count, count, 0, samples))
-        size = size.plus(StepSize(count, 0, count * row.held_count))
-        capacity -= count
-
-    if alone and generating:
-        for row in [row for row in prompts if row.priority == best]:
-            if capacity and (not work or fits(weights, size, _NOTHING, target_us)):
-                add_prompt(row, prompt_target_us)
-            prompts.remove(row)
-    has_hurry = bool(work)
+    bearable_us = targets.of(generating[0].priority) if generating else targets.batch_us
     for row in generating:
-        one = StepSize(0, 1, row.held_count)
-        waits = row.priority > best and step - row.last_step <= _MOST_STEPS_LEFT_OUT
-        if not capacity or (waits and not fits(weights, size, one, target_us)):
-            continue
-        draft_count = _draft_count(row, weights, size.plus(one), target_us, capacity - 1)
-        count = 1 + draft_count
-        work.append(Work(row.row_id, row.slot, row.held_count, count, draft_count, True))
-        size = size.plus(StepSize(0, count, count * row.held_count))
-        capacity -= count
-    first = not has_hurry
+        if row.priority == best:
+            filled.add_tokens(row)
+    later = list[Row]()
     for row in prompts:
-        if not capacity or not (first or fits(weights, size, _NOTHING, target_us)):
-            break
-        add_prompt(row, target_us if generating else prompt_target_us)
-        first = False
-    return sorted(work, key=lambda one: one.slot)
+        if generating and row.priority == best and (alone or filled.ends(row)):
+            filled.add_prompt(row, bearable_us if alone else filled.target_us)
+        else:
+            later.append(row)
+    ends_prompt = filled.ends_prompt
+    for row in generating:
+        if row.priority > best:
+            may_wait = step - row.last_step <= _MOST_STEPS_LEFT_OUT
+            if not may_wait or not (ends_prompt or filled.is_over_with(row)):
+                filled.add_tokens(row)
+    for row in later:
+        if row.priority == best or not ends_prompt:
+            filled.add_prompt(row, filled.target_us if generating else bearable_us)
+    return sorted(filled.work, key=lambda one: one.slot)
 
 
-def _draft_count(
-    row: Row, weights: Weights, size: StepSize, target_us: int, capacity: int
-) -> int:
-    """Guesses are computed only where they delay nobody beyond the target and cannot pass the row's end."""
-    count = min(row.draft_count, row.left_count - 1, capacity)
-    while count > 0:
-        if fits(weights, size, StepSize(0, count, count * row.held_count), target_us):
-            return count
-        count -= 1
-    return 0
+class _Step:
+    """What has been put into a step so far. One prompt is always taken, others while there is time."""
+
+    def __init__(self, weights: Weights, target_us: int, capacity: int) -> None:
+        self.target_us, self.work = target_us, list[Work]()
+        self.ends_prompt = False  # somebody's first token comes of it
+        self._weights, self._capacity = weights, capacity
+        self._size, self._has_prompt = _NOTHING, False
+
+    def add_tokens(self, row: Row) -> None:
+        """The next token of a row that generates, and its guesses."""
+        if self._capacity:
+            draft_count = self._draft_count(row)
+            self._add(row, 1 + draft_count, StepSize(0, 1 + draft_count, 0), draft_count, True)
+
+    def add_prompt(self, row: Row, most_us: int) -> None:
+        """As much of a prompt as makes a step of `most_us`."""
+        is_over = self._has_prompt and not fits(
+            self._weights, self._size, _NOTHING, self.target_us
+        )
+        if not self._capacity or is_over:
+            return
+        wanted = min(row.pending_count, self._capacity)
+        count = chunk_count(self._weights, self._size, wanted, row.held_count, most_us)
+        samples = count == row.pending_count
+        self._add(row, count, StepSize(count, 0, 0), 0, samples)
+        self._has_prompt = True
+        self.ends_prompt = self.ends_prompt or samples
+
+    def ends(self, row: Row) -> bool:
+        """Whether all that is left of a prompt still goes into the step."""
+        wanted = row.pending_count
+        return wanted <= self._capacity and wanted == chunk_count(
+            self._weights, self._size, wanted, row.held_count, self.target_us
+        )
+
+    def is_over_with(self, row: Row) -> bool:
+        """Whether another token would make it too long."""
+        return not fits(
+            self._weights, self._size, StepSize(0, 1, row.held_count), self.target_us
+        )
+
+    def _add(
+        self, row: Row, count: int, size: StepSize, draft_count: int, samples: bool
+    ) -> None:
+        self.work.append(
+            Work(row.row_id, row.slot, row.held_count, count, draft_count, samples)
+        )
+        self._size = self._size.plus(size).plus(StepSize(0, 0, count * row.held_count))
+        self._capacity -= count
+
+    def _draft_count(self, row: Row) -> int:
+        """Guesses are computed only where they delay nobody beyond the target and cannot pass the row's end."""
+        count = min(row.draft_count, row.left_count - 1, self._capacity - 1)
+        while count > 0:
+            more = StepSize(0, 1 + count, (1 + count) * row.held_count)
+            if fits(self._weights, self._size, more, self.target_us):
+                return count
+            count -= 1
+        return 0
