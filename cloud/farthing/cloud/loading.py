@@ -29,8 +29,9 @@ from farthing.kit.errors import FailedPrecondition
 
 _LOGGER = logging.getLogger("farthing.cloud")
 
-# A chunk takes a GPU a few milliseconds at either size; on a CPU the smaller one keeps steps short.
-CHUNK_TOKEN_COUNTS: dict[Device, int] = {"cpu": 128, "cuda": 512}
+# A chunk takes a GPU a few milliseconds at either size. On a CPU the scheduler keeps steps as short as their rows want
+# them; what a step cannot take of a prompt costs another pass over all weights, so that several should fit.
+CHUNK_TOKEN_COUNTS: dict[Device, int] = {"cpu": 256, "cuda": 512}
 # What a CPU gains from more rows has flattened out by 16; a GPU computes 64 in nearly the time of one.
 SLOT_COUNTS: dict[Device, int] = {"cpu": 16, "cuda": 64}
 # Rows end this many tokens behind the last one a slot may hold: idle rows of a step write there.
