@@ -50,7 +50,8 @@ async def measure_cloud(folder: Path, work: Path, rounds: int) -> list[Result]:
     async with AsyncExitStack() as stack:
         ours = await stack.enter_async_context(serving(model, work, slots=16))
         alone = await stack.enter_async_context(serving(model, work, slots=1))
-        for _ in range(2):  # rows take memory when they are first written to, those of slots left free too
+        # Rows take memory when they are first written to, those of slots left free too.
+        for _ in range(2):
             await stream_together(ours, 16, max_tokens=8)
             await stream_together(alone, 2, max_tokens=8)
         try:
