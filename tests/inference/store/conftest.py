@@ -36,3 +36,16 @@ def store(tmp_path: Path, pauses: list[float]) -> ModelStore:
 @pytest.fixture(scope="session")
 def gguf_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return write_gguf(tmp_path_factory.mktemp("made") / "made.gguf").read_bytes()
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> ModelStore:
+    """Another node's."""
+    return ModelStore(tmp_path / "there")
+
+
+@pytest.fixture
+def here(tmp_path: Path, pauses: list[float]) -> ModelStore:
+    """The one that fetches from it."""
+    rules = RetryRules(attempt_count=4, stall_s=0.6)
+    return ModelStore(tmp_path / "here", retrying=Retrying(rules, sleep=pauses.append))
