@@ -282,3 +282,37 @@ def test_a_prompt_of_the_best_class_goes_before_rows_that_generate_in_lower_ones
     assert (work.row_id, work.count) == (talking, 30)
     engine.run()
     assert all(one.state == "done" for one in engine.requests.values())
+
+
+@pytest.mark.parametrize("talks", [False, True])
+def test_a_step_that_brings_a_better_class_its_first_token_waits_for_no_worse_row(
+    talks: bool,
+) -> None:
+    engine = SimulatedEngine(ROOM)
+    low = [engine.submit(Wish([n] * 5, token_limit=90, priority=BATCH)) for n in (1, 2)]
+    if talks:
+        engine.submit(Wish([9] * 5, token_limit=90, priority=INTERACTIVE))
+    for _ in range(5):
+        engine.step()
+    newcomer = engine.submit(Wish([3] * 30, token_limit=5, priority=INTERACTIVE))
+    engine.step()
+    assert len(engine.requests[newcomer].token_times_us) == 1
+    assert not {work.row_id for work in engine.steps[-1].work} & set(low)
+    engine.step()
+    assert {work.row_id for work in engine.steps[-1].work} >= set(low)
+    engine.run()
+
+
+def test_worse_rows_get_on_beside_first_tokens_without_end() -> None:
+    engine = SimulatedEngine(Room(2, 200, 400, 64))
+    low = engine.submit(Wish([1] * 5, token_limit=6, priority=BATCH))
+    for _ in range(2):
+        engine.step()
+    for turn in range(120):
+        if engine.requests[low].state == "done":
+            break
+        if engine.scheduler.occupancy(engine.now_us).running_count < 2:
+            engine.submit(Wish([2] * 30, token_limit=1, priority=INTERACTIVE))
+        engine.step()
+    assert engine.requests[low].state == "done"
+    assert turn > 3 * 16  # it was left out meanwhile
