@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 
+import farthing.kit.rpc.experiments  # noqa: F401  servers and clients of tests poll as services do
+
+# isort: split
 import pytest
 from _pytest.tmpdir import tmppath_result_key
 
