@@ -130,6 +130,7 @@ def _load_slots(
         has_position_ids=form.has_position_ids,
     )
     layout = _layout(plan, opened.device, slot_count, context, shape.token_bytes)
+    layout = replace(layout, groups_prompts=True)
     return LoadedEngine(
         engine, opened, layout, form.vocab_size, weight_bytes, form.how, ExitStack()
     )

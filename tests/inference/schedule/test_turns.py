@@ -308,11 +308,33 @@ def test_worse_rows_get_on_beside_first_tokens_without_end() -> None:
     low = engine.submit(Wish([1] * 5, token_limit=6, priority=BATCH))
     for _ in range(2):
         engine.step()
-    for turn in range(120):
+    before = len(engine.steps)
+    for _ in range(120):
         if engine.requests[low].state == "done":
             break
         if engine.scheduler.occupancy(engine.now_us).running_count < 2:
             engine.submit(Wish([2] * 30, token_limit=1, priority=INTERACTIVE))
         engine.step()
     assert engine.requests[low].state == "done"
-    assert turn > 3 * 16  # it was left out meanwhile
+    assert len(engine.steps) - before > 3 * 16  # it was left out meanwhile
+
+
+def test_prompts_of_the_batch_class_begin_in_company_where_that_is_cheaper() -> None:
+    def begin(groups: bool, classes: list[Priority], steps: int) -> list[int]:
+        """How many prompts each step begins, beside a row that generates."""
+        engine = SimulatedEngine(Room(16, 200, 3_200, 64, groups))
+        engine.submit(Wish([9] * 5, token_limit=190, priority=BATCH))
+        engine.step()
+        for number, priority in enumerate(classes):
+            engine.submit(Wish([number] * 5, token_limit=3, priority=priority))
+            engine.step()
+        for _ in range(steps):
+            engine.step()
+        return [n for plan in engine.steps[1:] if (n := sum(w.count == 5 for w in plan.work))]
+
+    assert begin(False, [BATCH] * 4, 0) == [1, 1, 1, 1]
+    assert begin(True, [BATCH] * 4, 0) == [4]
+    assert begin(True, [BATCH] * 3, 20) == []  # their time has not come
+    assert begin(True, [BATCH] * 3, 120) == [3]
+    assert begin(True, [BATCH, BATCH, STANDARD], 0) == [1]
+    assert begin(True, [STANDARD], 0) == [1]

@@ -94,6 +94,7 @@ class BatchLoop:
                 layout.slot_token_capacity,
                 layout.token_capacity,
                 layout.step_token_capacity,
+                layout.groups_prompts,
             ),
             rules,
         )

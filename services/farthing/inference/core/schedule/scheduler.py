@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from farthing.inference.core.cost_model import Weights
+from farthing.inference.core.priority import Priority
 from farthing.inference.core.schedule.budget import StepTargets
 from farthing.inference.core.schedule.fairness import ServiceCounters
 from farthing.inference.core.schedule.filling import choose_adapter, fill_step
@@ -24,6 +25,10 @@ from farthing.inference.core.schedule.values import (
 
 # Shorter ones are as soon computed again as copied out and in.
 _LEAST_SAVED_COUNT = 32
+# So many prompts of the batch class begin together where that is cheaper, or after a part of the time that the class
+# bears for a step: throughput is what it is for.
+_COMPANY_COUNT = 4
+_COMPANY_PART = 4
 # Who was lifted by waiting does not give way to the class it was lifted to. One slot in so many may be held like that:
 # low classes get on, and in a line that has become old all slots are not theirs.
 _LIFTED_SHARE = 4
@@ -114,7 +119,7 @@ class Scheduler:
         paused: list[int] = []
         self._admit(now_us, moves, began, paused)
         self._slots.compact(moves)
-        rows = self._slots.rows()
+        rows = self._in_company(self._slots.rows(), now_us)
         adapter = choose_adapter(rows, self._step)
         work = fill_step(
             [row for row in rows if row.adapter == adapter],
@@ -196,6 +201,24 @@ class Scheduler:
             cached_token_count=self._slots.kept_count(),
             saved_token_count=self._saved_count,
         )
+
+    def _in_company(self, rows: list[Row], now_us: int) -> list[Row]:
+        """All rows, or those without prompts of the batch class that still wait for others to begin with."""
+        if not self._room.groups_prompts:
+            return rows
+        patient = [
+            row
+            for row in rows
+            if row.priority == Priority.BATCH and not (row.held_count or row.is_decoding)
+        ]
+        since_us = min((row.arrival_us for row in patient), default=now_us)
+        if (
+            len(patient) >= _COMPANY_COUNT
+            or len(rows) in (len(patient), self._room.slot_count)
+            or now_us - since_us >= self._rules.targets.batch_us // _COMPANY_PART
+        ):
+            return rows
+        return [row for row in rows if row not in patient]
 
     def _admit(
         self, now_us: int, moves: list[Move], began: dict[int, int], paused: list[int]

@@ -22,6 +22,7 @@ class Room:
     slot_token_capacity: int
     token_capacity: int
     step_token_capacity: int
+    groups_prompts: bool = False
 
     @property
     def is_shared(self) -> bool:
