@@ -103,7 +103,9 @@ async def _against_engine(
     try:
         for _ in range(rounds):
             started_s = time.monotonic()
-            answers = await arrive(ours, [Ask(make_prompt(), _TOKENS) for _ in at_s], at_s)
+            answers = await arrive(
+                ours, [Ask(make_prompt(), _TOKENS, "BATCH") for _ in at_s], at_s
+            )
             count = sum(answer.token_count for answer in answers)
             rate = count / (time.monotonic() - started_s)
             asked = {"kind": "engine", "at_s": at_s, "prompt": _PROMPT, "tokens": _TOKENS}
