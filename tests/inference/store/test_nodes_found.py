@@ -86,7 +86,10 @@ async def test_a_node_source_can_be_added_like_any_other(
 ) -> None:
     stored = add_model(there, tmp_path)
     async with serve((REGISTER, Recording(there))) as (_, address):
+        there.add(stored.path, "alias")
         added = await asyncio.to_thread(here.add, f"node://{address}/chat", "mine")
+        kept = await asyncio.to_thread(here.add, f"node://{address}/alias")
+    assert kept.name == "alias"
     assert (added.name, added.digest) == ("mine", stored.digest)
     assert json.loads((added.path.parent / "model.json").read_text())["provenance"]["origin"]
 

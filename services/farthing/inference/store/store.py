@@ -31,7 +31,7 @@ from farthing.inference.store.holds import Hold
 from farthing.inference.store.http_fetch import HttpFetcher
 from farthing.inference.store.hub import Hub
 from farthing.inference.store.node_fetch import NodeSources
-from farthing.inference.store.nodes import Node
+from farthing.inference.store.nodes import Node, parse_node_source
 from farthing.inference.store.obtain import Sources
 from farthing.inference.store.publish import MakeRoom, Origin, Publisher
 from farthing.inference.store.retrying import Retrying
@@ -85,14 +85,17 @@ class ModelStore:
     ) -> StoredModel:
         """Adds a GGUF file, an ONNX folder or an archive of either, from disk, an http(s) address, a hub or a node.
 
-        A hub model is `owner/repository[@revision][:file]`, a node's `node://host:port/name`; without `local` no path
-        of this machine is taken. `sha256` is what a file from an address must have.
+        A hub model is `owner/repository[@revision][:file]`, a node's `node://host:port/name`, which keeps its name
+        there unless it gets another; without `local` no path of this machine is taken. `sha256` is what a file from an
+        address must have.
         Adding the same model again changes nothing. A name that stands for another model is AlreadyExists
         unless `replace`. Corrupt, truncated or unsupported files raise InvalidArgument or Unimplemented. A download
         that broke off goes on with the next call. Beyond the store's limit it is ResourceExhausted, unless `evict`
         lets the least recently used models go.
         """
         report = progress or ignore_progress
+        if name is None and (there := parse_node_source(str(source))) is not None:
+            _, name = there
         if name is not None:
             require_name(name)
         with self._sources.obtain(source, sha256, report, local=local) as origin:
