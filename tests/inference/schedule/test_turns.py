@@ -338,3 +338,16 @@ def test_prompts_of_the_batch_class_begin_in_company_where_that_is_cheaper() -> 
     assert begin(True, [BATCH] * 3, 120) == [3]
     assert begin(True, [BATCH, BATCH, STANDARD], 0) == [1]
     assert begin(True, [STANDARD], 0) == [1]
+
+
+def test_a_prompt_is_cut_where_the_step_is_of_a_round_number_of_tokens() -> None:
+    targets = StepTargets(interactive_us=20_500)
+    engine = SimulatedEngine(ROOM, Rules(targets=targets))
+    for number in range(3):
+        engine.submit(Wish([number] * 10, token_limit=60, priority=INTERACTIVE))
+    engine.step()
+    engine.submit(Wish([9] * 900, token_limit=1, priority=INTERACTIVE))
+    for _ in range(4):
+        engine.step()
+        assert sum(work.count for work in engine.steps[-1].work) % 4 == 0
+        assert engine.step_us[-1] <= targets.interactive_us

@@ -8,6 +8,9 @@ from farthing.inference.core.cost_model import StepSize, Weights
 from farthing.inference.core.priority import Priority
 
 _LEAST_CHUNK_COUNT = 16
+# Libraries multiply so many tokens at once; those left over take as long as one of a step with nothing else (llama.cpp,
+# Q4_0: 25 ms for 32 tokens, 29 for 34; docs/performance.md).
+_TOKENS_AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +40,15 @@ def chunk_count(
     """How many of `wanted_count` prompt tokens to add to a step of `size` that others wait for.
 
     Each of them reads the `held_count` tokens before them. Never below 16: a prompt must get on, also beside rows that
-    alone take all the target.
+    alone take all the target. A prompt that is cut leaves a step of a round number of tokens.
     """
     least = min(wanted_count, _LEAST_CHUNK_COUNT)
     per_token_us = weights.prefill_us + weights.kv_us * held_count
     if per_token_us <= 0:
         return wanted_count
     left_us = target_us - weights.predict_us(size)
-    return max(least, min(wanted_count, int(left_us / per_token_us)))
+    count = int(left_us / per_token_us)
+    if count >= wanted_count:
+        return wanted_count
+    count -= (size.prefill_count + size.decode_count + count) % _TOKENS_AT_ONCE
+    return max(least, count)
