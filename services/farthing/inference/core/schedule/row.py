@@ -11,6 +11,7 @@ from farthing.inference.core.priority import Priority
 class Row:
     """`token_count` tokens are known, prompt and answer; the slot holds the first `held_count` of them.
 
+    `filled_count` is what it really has in it: guesses that were wrong lie behind until they are written over.
     All but the last known token held: the next step computes that one and draws the next. `saved_count` tokens of a
     paused row are in host memory, 0 when it will be computed again. `rank` is the class at which it got its slot.
     """
@@ -28,6 +29,7 @@ class Row:
     waiting_since_us: int
     slot: int = -1
     held_count: int = 0
+    filled_count: int = 0
     saved_count: int = 0
     draft_count: int = 0
     rank: int = 0

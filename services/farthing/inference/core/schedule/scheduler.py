@@ -151,6 +151,7 @@ class Scheduler:
                 continue
             known_count = one.count - one.draft_count
             row.held_count = one.start + known_count
+            row.filled_count = one.start + one.count
             row.draft_count = 0
             if one.start < row.prompt_count:
                 counted = min(row.held_count, row.prompt_count) - one.start
@@ -237,7 +238,7 @@ class Scheduler:
                 began[row.row_id] = row.held_count
             elif row.saved_count:
                 moves.append(Restore(row.row_id, row.slot))
-                row.held_count = row.saved_count
+                row.held_count = row.filled_count = row.saved_count
                 self._saved_count -= row.saved_count
                 row.saved_count = 0
                 self._slots.note_held(row)

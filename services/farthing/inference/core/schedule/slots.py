@@ -79,7 +79,8 @@ class SlotTable:
         self._turn += 1
         if block_count:
             self._used_turns[source] = self._turn
-        row.slot, row.held_count, row.slot_turn = target, reused_count, self._turn
+        row.slot, row.slot_turn = target, self._turn
+        row.held_count = row.filled_count = reused_count
         self._rows[target] = row
         self._kept_counts[target] = 0
         self._index.hold(target, chain[:block_count])
@@ -91,12 +92,12 @@ class SlotTable:
             self._index.hold(row.slot, row.chain[:block_count])
 
     def leave(self, row: Row) -> None:
-        """Take the row out of its slot, which keeps what it holds."""
+        """Take the row out of its slot, which keeps what is in it."""
         self._turn += 1
         self._rows[row.slot] = None
-        self._kept_counts[row.slot] = row.held_count
+        self._kept_counts[row.slot] = max(row.held_count, row.filled_count)
         self._used_turns[row.slot] = self._turn
-        row.slot, row.held_count = -1, 0
+        row.slot, row.held_count, row.filled_count = -1, 0, 0
 
     def forget_all(self) -> None:
         """Nothing is held any more, by rows neither."""
@@ -105,7 +106,7 @@ class SlotTable:
             self._kept_counts[slot] = 0
         for row in self.rows():
             self._rows[row.slot] = None
-            row.slot, row.held_count = -1, 0
+            row.slot, row.held_count, row.filled_count = -1, 0, 0
 
     def compact(self, moves: list[Move]) -> None:
         """Close gaps below rows that will go on for a while."""
@@ -124,7 +125,8 @@ class SlotTable:
                 moves.append(Copy(slot, target, row.held_count))
             self._rows[slot], self._rows[target] = None, row
             # What stays behind is a copy.
-            self._kept_counts[slot], self._kept_counts[target] = row.held_count, 0
+            self._kept_counts[slot] = max(row.held_count, row.filled_count)
+            self._kept_counts[target], row.filled_count = 0, row.held_count
             self._used_turns[slot] = self._used_turns[target]
             self._index.hold(target, chain)
             row.slot = target
