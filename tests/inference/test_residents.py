@@ -253,4 +253,7 @@ async def test_changes_are_remembered_and_what_was_served_comes_back(node: Node)
     assert engine is not None
     assert node.names() == ["a", "b"]
     assert len(node.remembered) == 5
+    # What was taken with canaries of its own, or a lower share of right ones, is not lost to its card's.
+    await node.residents.unload("b")
+    assert await node.residents.restore([wish("mistaken")]) is not None
     assert await node.residents.restore([wish("broken")]) is None

@@ -129,8 +129,9 @@ def _load_slots(
         vocab_size=form.vocab_size,
         has_position_ids=form.has_position_ids,
     )
-    layout = _layout(plan, opened.device, slot_count, context, shape.token_bytes)
-    layout = replace(layout, groups_prompts=True)
+    layout = _layout(
+        plan, opened.device, slot_count, context, shape.token_bytes, groups_prompts=True
+    )
     return LoadedEngine(
         engine, opened, layout, form.vocab_size, weight_bytes, form.how, ExitStack()
     )
@@ -206,7 +207,9 @@ def _load_plain(
         slot_count=slot_count,
         vocab_size=vocab_size,
     )
-    layout = _layout(plan, opened.device, slot_count, context, token_bytes)
+    layout = _layout(
+        plan, opened.device, slot_count, context, token_bytes, groups_prompts=False
+    )
     how = f"its own form, a request at a time ({refusal.finding})"
     return LoadedEngine(
         engine, opened, layout, vocab_size, graph.stat().st_size, how, ExitStack()
@@ -240,7 +243,13 @@ def _slot_count(plan: LoadPlan, need: MemoryNeed, device: Device) -> int:
 
 
 def _layout(
-    plan: LoadPlan, device: Device, slot_count: int, context: int, token_bytes: int
+    plan: LoadPlan,
+    device: Device,
+    slot_count: int,
+    context: int,
+    token_bytes: int,
+    *,
+    groups_prompts: bool,
 ) -> SlotLayout:
     chunk = CHUNK_TOKEN_COUNTS[device]
     return SlotLayout(
@@ -249,4 +258,5 @@ def _layout(
         token_capacity=slot_count * context,
         step_token_capacity=max(slot_count + 1, plan.step_token_capacity or chunk + slot_count),
         token_bytes=token_bytes,
+        groups_prompts=groups_prompts,
     )

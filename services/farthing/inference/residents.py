@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from farthing.inference.canary import canary_check
@@ -53,7 +53,7 @@ class Wish:
     """A model to serve, under `name` if one is given, beside the others or (`swap`) in the place of that name's.
 
     `reference` is what administrators call it: a stored model's name, or a path. Of the canaries, the card's when
-    there are none here, `least_ratio` must be answered exactly.
+    there are none here, `least_ratio` must be answered exactly; with 0 nothing is asked.
     """
 
     reference: str
@@ -163,7 +163,8 @@ class Residents:
         engine: RemoteEngine | None = None
         for wish in wishes:
             try:
-                engine = (await self._load(wish)).engine
+                # Its canaries were answered when it was loaded, as many of them as its administrator wanted.
+                engine = (await self._load(replace(wish, least_ratio=0.0))).engine
             except (FarthingError, OSError) as error:
                 _log.error("%s is not served again: %s", wish.reference, error)
         return engine
@@ -192,7 +193,9 @@ class Residents:
         unloaded = self._make_room(prepared)
         gone = [await self._take_out(name) for name in unloaded]
         engine = self._make_engine(prepared)
-        check = canary_check(wish.canaries or prepared.canaries, wish.least_ratio)
+        check = None
+        if wish.least_ratio:
+            check = canary_check(wish.canaries or prepared.canaries, wish.least_ratio)
         old = self._resident.get(prepared.name)
         try:
             if old is None:

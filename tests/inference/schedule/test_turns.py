@@ -18,6 +18,18 @@ ROOM = Room(4, 1_000, 4_000, 512)
 INTERACTIVE, STANDARD, BATCH = Priority
 
 
+def line_up(engine: SimulatedEngine, row_id: int, wish: Wish, *, count: int) -> None:
+    """Step until a row is done, 200 times at most, with so many rows running and waiting in all."""
+    for _ in range(200):
+        if engine.requests[row_id].state == "done":
+            break
+        while (
+            sum(one.state in ("waiting", "running") for one in engine.requests.values()) < count
+        ):
+            engine.submit(wish)
+        engine.step()
+
+
 def test_rows_that_generate_go_on_beside_a_long_prompt_and_wait_no_longer_than_their_target() -> (
     None
 ):
@@ -103,12 +115,7 @@ def test_equal_classes_do_not_take_slots_from_each_other() -> None:
 def test_waiting_long_enough_lifts_a_low_class_over_a_stream_of_higher_ones() -> None:
     engine = SimulatedEngine(Room(1, 200, 200, 64), Rules(aging_us=100_000))
     low = engine.submit(Wish([1] * 5, token_limit=3, priority=BATCH))
-    for _ in range(200):
-        if engine.requests[low].state == "done":
-            break
-        while engine.scheduler.occupancy(engine.now_us).waiting_count < 3:
-            engine.submit(Wish([2] * 5, token_limit=3, priority=INTERACTIVE))
-        engine.step()
+    line_up(engine, low, Wish([2] * 5, token_limit=3, priority=INTERACTIVE), count=4)
     assert engine.requests[low].state == "done"
     assert engine.requests[low].first_token_us >= 2 * 100_000
 
@@ -309,12 +316,7 @@ def test_worse_rows_get_on_beside_first_tokens_without_end() -> None:
     for _ in range(2):
         engine.step()
     before = len(engine.steps)
-    for _ in range(120):
-        if engine.requests[low].state == "done":
-            break
-        if engine.scheduler.occupancy(engine.now_us).running_count < 2:
-            engine.submit(Wish([2] * 30, token_limit=1, priority=INTERACTIVE))
-        engine.step()
+    line_up(engine, low, Wish([2] * 30, token_limit=1, priority=INTERACTIVE), count=2)
     assert engine.requests[low].state == "done"
     assert len(engine.steps) - before > 3 * 16  # it was left out meanwhile
 

@@ -95,7 +95,7 @@ class SlotTable:
         """Take the row out of its slot, which keeps what is in it."""
         self._turn += 1
         self._rows[row.slot] = None
-        self._kept_counts[row.slot] = max(row.held_count, row.filled_count)
+        self._kept_counts[row.slot] = row.filled_count
         self._used_turns[row.slot] = self._turn
         row.slot, row.held_count, row.filled_count = -1, 0, 0
 
@@ -125,7 +125,7 @@ class SlotTable:
                 moves.append(Copy(slot, target, row.held_count))
             self._rows[slot], self._rows[target] = None, row
             # What stays behind is a copy.
-            self._kept_counts[slot] = max(row.held_count, row.filled_count)
+            self._kept_counts[slot] = row.filled_count
             self._kept_counts[target], row.filled_count = 0, row.held_count
             self._used_turns[slot] = self._used_turns[target]
             self._index.hold(target, chain)
