@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from click.shell_completion import BashComplete
 from click.testing import Result
-from tests.support.edge_node import ADMIN_KEY as EDGE_ADMIN_KEY
-from tests.support.edge_node import run_edge, run_quota
+from tests.support.engine_node import ADMIN_KEY as EDGE_ADMIN_KEY
+from tests.support.engine_node import run_node, run_quota
 from tests.support.file_server import FileServer
 from tests.support.node_process import ADMIN_KEY, start_node
 from tests.support.plain_gguf import write_gguf
@@ -238,7 +238,7 @@ async def test_a_running_service_loads_swaps_and_unloads_what_it_has_stored(
     canaries = tmp_path / "known.jsonl"
     canaries.write_text('{"prompt": "hello", "answer": "a fish"}\n', encoding="utf-8")
     with run_quota(tmp_path) as registry:
-        async with run_edge(there, registry, "one") as node:
+        async with run_node("edge", there, registry, "one") as node:
 
             async def command(*arguments: str) -> Result:
                 return await asyncio.to_thread(models, *arguments, "--node", node.address)

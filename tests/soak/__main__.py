@@ -17,6 +17,7 @@ from tests.bench.report import Result, judge, write_report
 from tests.soak import tiers
 from tests.soak.callers import Callers
 from tests.soak.kept_tokens import find_kept_faults
+from tests.soak.lines import KeptCall
 from tests.soak.mixture import Mixture, Way
 from tests.soak.verdict import (
     Sample,
@@ -44,9 +45,10 @@ async def soak(tier: tiers.Tier, seconds: float, seed: int) -> tuple[list[Result
     """Load one service; figures and faults."""
     channel = open_channel(tier.address)
     stub = InferenceServiceStub(channel)
+    kept_call = KeptCall(stub)
     try:
         model = (await stub.ListModels(pb.ListModelsRequest())).models[0]
-        callers = Callers(stub, Mixture(model, seed))
+        callers = Callers(stub, kept_call, Mixture(model, seed))
         await callers.fill(2 * tiers.SLOT_COUNT)
         memory: dict[str, list[Sample]] = {}
         watcher = asyncio.create_task(watch_memory(tier.processes(), memory))
@@ -61,6 +63,7 @@ async def soak(tier: tiers.Tier, seconds: float, seed: int) -> tuple[list[Result
                 stub, model, tier.metrics_url, slot_count=tiers.SLOT_COUNT
             )
     finally:
+        await kept_call.close()
         await channel.close()
     name = tier.name
     unbilled_percent = 100 * abs(unbilled_ratio(counters, callers.embed_us))

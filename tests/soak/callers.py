@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
+from contextlib import aclosing
 from typing import Any
 
-import grpc
+from tests.soak.lines import STUCK_S, Line, OwnCalls
 from tests.soak.mixture import Ask, Mixture, Way
 
 from farthing.api.common.v1 import common_pb2
 from farthing.api.inference.v1 import inference_pb2 as pb
-from farthing.kit.rpc.status import decode_error
+from farthing.kit.errors import DeadlineExceeded, FarthingError, InvalidArgument
 
-# Far above what any request takes beside its company: one that takes longer is stuck.
-STUCK_S = 60.0
+# A service that ends a request in time gets to say so.
+_SLACK_S = 5.0
 _MOST_FAULTS = 20
 _ENDS = {
     common_pb2.FINISH_REASON_STOP,
@@ -29,8 +30,9 @@ _FAIR_REFUSALS = {"QUEUE_FULL", "QUEUE_TIMEOUT"}
 class Callers:
     """So many callers in closed loops. `faults` are sentences about what went wrong."""
 
-    def __init__(self, stub: Any, mixture: Mixture) -> None:
-        self._stub, self._mixture = stub, mixture
+    def __init__(self, stub: Any, kept_call: Line, mixture: Mixture) -> None:
+        self._own_calls, self._kept_call = OwnCalls(stub), kept_call
+        self._mixture = mixture
         self._stopping = False
         self.faults: list[str] = []
         self.counts: Counter[Way] = Counter()
@@ -50,41 +52,43 @@ class Callers:
     async def fill(self, count: int) -> None:
         """So many requests at once that fill a slot each."""
         requests = [self._mixture.fill() for _ in range(count)]
-        await asyncio.gather(
-            *(self._finish(self._stub.Generate(one, timeout=STUCK_S)) for one in requests)
-        )
+        await asyncio.gather(*(self._finish(self._own_calls, one) for one in requests))
 
     async def _call(self) -> None:
         while not self._stopping and len(self.faults) < _MOST_FAULTS:
             ask = self._mixture.next()
             try:
-                await self._answer(ask)
-            except grpc.aio.AioRpcError as error:
+                async with asyncio.timeout(STUCK_S + _SLACK_S):
+                    await self._answer(ask)
+            except FarthingError as error:
                 await self._note(ask, error)
+            except TimeoutError:
+                self._note_stuck(ask)
             self.counts[ask.way] += 1
 
     async def _answer(self, ask: Ask) -> None:
+        line = self._kept_call if ask.over_kept_call else self._own_calls
         match ask.way:
             case Way.EMBED:
                 await self._embed(ask)
             case Way.WHOLE:
-                request = pb.CompleteRequest(request=ask.request)
-                answer = await self._stub.Complete(request, timeout=STUCK_S)
+                answer = await line.complete(ask.request)
                 self._check_end(ask, answer.completion)
             case Way.LEAVE | Way.LEAVE_EARLY:
-                await self._leave(ask)
+                await self._leave(line, ask)
             case _:
-                stream = self._stub.Generate(ask.request, timeout=STUCK_S)
-                text, end = await self._finish(stream)
+                text, end = await self._finish(line, ask.request)
                 self._check_end(ask, end)
                 if ask.way is Way.SCHEMA:
                     self._check_json(ask, text, end)
                 elif ask.way is Way.BAD:
                     self.faults.append("a request with temperature 3 was answered")
 
-    async def _finish(self, stream: Any) -> tuple[str, pb.Completion]:
+    async def _finish(
+        self, line: Line, request: pb.GenerateRequest
+    ) -> tuple[str, pb.Completion]:
         text, count, end = "", 0, pb.Completion()
-        async for event in stream:
+        async for event in line.generate(request):
             text += event.delta.text
             count += event.delta.token_count
             if event.HasField("completion"):
@@ -95,21 +99,22 @@ class Callers:
             )
         return text, end
 
-    async def _leave(self, ask: Ask) -> None:
-        stream = self._stub.Generate(ask.request, timeout=STUCK_S)
-        if ask.way is Way.LEAVE_EARLY:
-            await asyncio.sleep(0.001 * ask.leave_after)
-        else:
-            left = ask.leave_after
-            async for event in stream:
-                left -= 1
-                if event.HasField("completion") or not left:
-                    break
-        stream.cancel()
+    async def _leave(self, line: Line, ask: Ask) -> None:
+        async with aclosing(line.generate(ask.request)) as events:
+            if ask.way is Way.LEAVE_EARLY:
+                try:
+                    await asyncio.wait_for(anext(events), 0.001 * ask.leave_after)
+                except TimeoutError:
+                    return
+            else:
+                left = ask.leave_after
+                async for event in events:
+                    left -= 1
+                    if event.HasField("completion") or not left:
+                        return
 
     async def _embed(self, ask: Ask) -> None:
-        request = pb.EmbedRequest(model=ask.request.model, texts=ask.texts)
-        answer = await self._stub.Embed(request, timeout=STUCK_S)
+        answer = await self._own_calls.embed(ask.request.model, ask.texts)
         self.embed_us += answer.usage.compute_us
         if len(answer.embeddings) != len(ask.texts):
             self.faults.append(f"{len(ask.texts)} texts made {len(answer.embeddings)} vectors")
@@ -138,15 +143,11 @@ class Callers:
         except ValueError:
             self.faults.append(f"an answer held to a schema is no JSON: {text!r}")
 
-    async def _note(self, ask: Ask, error: grpc.aio.AioRpcError) -> None:
-        code = error.code()
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            self.faults.append(
-                f"a request to be {ask.way.value} had no end after {STUCK_S:.0f} s"
-            )
+    async def _note(self, ask: Ask, failure: FarthingError) -> None:
+        if isinstance(failure, DeadlineExceeded) and failure.reason not in _FAIR_REFUSALS:
+            self._note_stuck(ask)
             return
-        failure = decode_error(error)
-        if ask.way is Way.BAD and code is grpc.StatusCode.INVALID_ARGUMENT:
+        if ask.way is Way.BAD and isinstance(failure, InvalidArgument):
             return
         if failure.reason in _FAIR_REFUSALS:
             self.refused_count += 1
@@ -155,3 +156,6 @@ class Callers:
         self.faults.append(
             f"a request to be {ask.way.value} failed: {failure.reason}: {failure.message}"
         )
+
+    def _note_stuck(self, ask: Ask) -> None:
+        self.faults.append(f"a request to be {ask.way.value} had no end after {STUCK_S:.0f} s")

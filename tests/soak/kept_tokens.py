@@ -7,7 +7,7 @@ import string
 from collections.abc import AsyncIterator
 from typing import Any
 
-from tests.soak.callers import STUCK_S
+from tests.soak.lines import STUCK_S
 from tests.soak.watching import read_idle_counters
 
 from farthing.api.common.v1 import common_pb2

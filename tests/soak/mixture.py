@@ -30,6 +30,7 @@ _PRIORITIES = (
 )
 _LONGEST_ANSWER = 64
 _SYSTEM_COUNT = 12
+_OVER_KEPT_CALL = 0.75  # as routers ask; the rest by calls of their own
 
 
 class Way(Enum):
@@ -61,6 +62,7 @@ class Ask:
 
     way: Way
     request: pb.GenerateRequest
+    over_kept_call: bool = False
     leave_after: int = 0
     texts: tuple[str, ...] = ()
 
@@ -102,7 +104,8 @@ class Mixture:
             request.input.max_tokens = _LONGEST_ANSWER
         elif way is Way.WHOLE and draw.random() < 0.3:
             request.input.candidate_count = draw.randint(2, 4)
-        return Ask(way, request, leave_after=draw.randint(1, 12))
+        over_kept_call = draw.random() < _OVER_KEPT_CALL
+        return Ask(way, request, over_kept_call, leave_after=draw.randint(1, 12))
 
     def fill(self) -> pb.GenerateRequest:
         """A request that fills a slot to its end, so that its memory is touched before any of it is watched."""

@@ -14,7 +14,7 @@ from tests.bench.engines import cloud, edge
 from tests.bench.processes import NotReady
 from tests.bench.report import Result, skip, write_report
 
-PARTS = ("throughput", "overhead", "reuse", "latency", "neighbours", "cloud")
+PARTS = ("throughput", "overhead", "reuse", "latency", "leaving", "neighbours", "cloud")
 
 
 async def measure_part(
@@ -28,6 +28,7 @@ async def measure_part(
         "overhead": edge.measure_overhead,
         "reuse": edge.measure_reuse,
         "latency": edge.measure_latency,
+        "leaving": edge.measure_leaving,
         "neighbours": edge.measure_neighbours,
     }
     return await ways[part](model, work, rounds)

@@ -8,6 +8,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
@@ -229,6 +230,30 @@ async def _measure_classes(
             percentile(beside, 99) / percentile(quiet, 99), "x", "<= 1.2",
         ),
     ]  # fmt: skip
+
+
+async def measure_leaving(model: Path, work: Path, rounds: int) -> list[Result]:
+    """From a caller's going away, one of eight, until the service computes seven: looked at without a pause."""
+    freed_ms = []
+    async with serving(model, work) as ours:
+        for _ in range(6 * rounds):
+            asks = [Ask(make_prompt(), 4 * _LONG) for _ in range(8)]
+            calls = [ours.begin(ask) for ask in asks]
+            await asyncio.gather(*(call.read() for call in calls))
+            before = await ours.running_count()
+            calls[0].cancel()
+            left_s = time.monotonic()
+            while await ours.running_count() >= before:
+                pass
+            freed_ms.append(1000 * (time.monotonic() - left_s))
+            for call in calls[1:]:
+                call.cancel()
+            while await ours.running_count():
+                pass
+    return [
+        Result("slot free after its caller left, p50", percentile(freed_ms, 50), "ms"),
+        judge("slot free after its caller left, p99", percentile(freed_ms, 99), "ms", "<= 100"),
+    ]
 
 
 async def measure_overhead(model: Path, work: Path, rounds: int) -> list[Result]:

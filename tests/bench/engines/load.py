@@ -69,6 +69,18 @@ class GrpcCaller:
         self._sampling = pb.SamplingParams(logit_bias=dict.fromkeys(end_ids, -100.0))
 
     async def __call__(self, ask: Ask) -> Answered:
+        sent_s = time.monotonic()
+        told_s: list[float] = []
+        count = 0
+        async for event in self.begin(ask):
+            if event.WhichOneof("event") == "delta":
+                told_s.append(time.monotonic())
+            else:
+                count = event.completion.usage.output_token_count
+        return Answered(sent_s, told_s, count)
+
+    def begin(self, ask: Ask) -> Any:
+        """The call."""
         request = pb.GenerateRequest(
             model=self._model,
             priority=f"PRIORITY_{ask.priority}",
@@ -77,15 +89,14 @@ class GrpcCaller:
                 prompt=ask.prompt, max_tokens=ask.max_tokens, sampling=self._sampling
             ),
         )
-        sent_s = time.monotonic()
-        told_s: list[float] = []
-        count = 0
-        async for event in self._stub.Generate(request, timeout=600):
-            if event.WhichOneof("event") == "delta":
-                told_s.append(time.monotonic())
-            else:
-                count = event.completion.usage.output_token_count
-        return Answered(sent_s, told_s, count)
+        return self._stub.Generate(request, timeout=600)
+
+    async def running_count(self) -> int:
+        """How many requests the service computes now."""
+        reports = self._stub.WatchLoad(pb.WatchLoadRequest())
+        report = await reports.read()
+        reports.cancel()
+        return int(report.load.running_request_count)
 
     async def until_running(self, count: int) -> None:
         """Return once the service computes so many requests."""

@@ -353,3 +353,55 @@ def test_a_prompt_is_cut_where_the_step_is_of_a_round_number_of_tokens() -> None
         engine.step()
         assert sum(work.count for work in engine.steps[-1].work) % 4 == 0
         assert engine.step_us[-1] <= targets.interactive_us
+
+
+def _saturated(weights: Weights, targets: StepTargets) -> SimulatedEngine:
+    """Sixteen rows of the batch class generate, and an interactive request has come and gone."""
+    engine = SimulatedEngine(Room(16, 1_000, 16_000, 512), Rules(targets=targets), weights)
+    for number in range(16):
+        engine.submit(Wish([number] * 4, token_limit=900, priority=BATCH))
+    for _ in range(20):
+        engine.step()
+    assert len(engine.steps[-1].work) == 16
+    passing = engine.submit(Wish([99] * 4, token_limit=1, priority=INTERACTIVE))
+    while engine.requests[passing].state != "done":
+        engine.step()
+    return engine
+
+
+def test_where_interactive_requests_are_expected_batches_take_turns_in_short_steps() -> None:
+    weights = Weights(step_us=500, prefill_us=500, decode_us=500, kv_us=0)
+    targets = StepTargets(interactive_us=20_000)
+    engine = _saturated(weights, targets)
+    begun_us, before = engine.now_us, len(engine.steps)
+    while engine.now_us - begun_us < 4_000_000:
+        engine.step()
+    steps = engine.steps[before + 8 :]  # first the row that gave way begins again
+    assert {len(plan.work) for plan in steps} == {8}  # by fours: 4.5 ms, where 5 may be waited
+    served = [sum(w.row_id == n for plan in steps for w in plan.work) for n in range(16)]
+    assert max(served) - min(served) <= 1
+    while engine.now_us - begun_us < 5_100_000:
+        engine.step()
+    assert len(engine.steps[-1].work) == 16  # nobody came
+
+
+def test_steps_are_not_cut_where_each_costs_much_by_itself() -> None:
+    weights = Weights(step_us=5_000, prefill_us=500, decode_us=500, kv_us=0)
+    engine = _saturated(weights, StepTargets(interactive_us=20_000))
+    for _ in range(20):
+        engine.step()
+    assert len(engine.steps[-1].work) == 16
+
+
+def test_a_long_batch_prompt_goes_in_by_short_steps_where_interactive_requests_are_expected() -> (
+    None
+):
+    weights = Weights(step_us=500, prefill_us=200, decode_us=500, kv_us=0)
+    engine = SimulatedEngine(ROOM, Rules(targets=StepTargets(interactive_us=40_000)), weights)
+    engine.submit(Wish([9] * 4, token_limit=1, priority=INTERACTIVE))
+    engine.run()
+    long = engine.submit(Wish([1] * 900, token_limit=1, priority=BATCH))
+    before = len(engine.step_us)
+    engine.run()
+    assert engine.requests[long].state == "done"
+    assert max(engine.step_us[before:]) <= 10_000

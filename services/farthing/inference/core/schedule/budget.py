@@ -10,7 +10,11 @@ from farthing.inference.core.priority import Priority
 _LEAST_CHUNK_COUNT = 16
 # Libraries multiply so many tokens at once; those left over take as long as one of a step with nothing else (llama.cpp,
 # Q4_0: 25 ms for 32 tokens, 29 for 34; docs/performance.md).
-_TOKENS_AT_ONCE = 4
+TOKENS_AT_ONCE = 4
+# A request that comes waits for the step under way: for a part of its class's target at most, unless steps as short
+# would spend more than an eighth of their time on what each costs anyway.
+_WAIT_PART = 4
+_LEAST_STEPS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,10 @@ class StepTargets:
     def of(self, priority: Priority) -> int:
         """The target of a class."""
         return (self.interactive_us, self.standard_us, self.batch_us)[priority]
+
+    def wait_us(self, priority: Priority, weights: Weights) -> int:
+        """How long a step of worse classes may take where requests of this one are expected."""
+        return max(self.of(priority) // _WAIT_PART, round(_LEAST_STEPS * weights.step_us))
 
 
 def fits(weights: Weights, size: StepSize, more: StepSize, target_us: int) -> bool:
@@ -50,5 +58,5 @@ def chunk_count(
     count = int(left_us / per_token_us)
     if count >= wanted_count:
         return wanted_count
-    count -= (size.prefill_count + size.decode_count + count) % _TOKENS_AT_ONCE
+    count -= (size.prefill_count + size.decode_count + count) % TOKENS_AT_ONCE
     return max(least, count)

@@ -1,7 +1,9 @@
 """Fills one step: every row that generates gets its token, and what time is left goes to prompts.
 
 A step that ends a prompt of the best class, and so brings its first token, is kept short: rows of worse classes are
-left out of it, which costs them next to nothing, for prompts are computed at full speed by themselves.
+left out of it, which costs them next to nothing, for prompts are computed at full speed by themselves. Where requests
+of a class are expected, steps of worse rows are kept short, for whoever comes waits for the step under way: the rows
+then take turns.
 """
 
 from __future__ import annotations
@@ -10,7 +12,12 @@ from collections.abc import Sequence
 
 from farthing.inference.core.cost_model import StepSize, Weights
 from farthing.inference.core.priority import Priority
-from farthing.inference.core.schedule.budget import StepTargets, chunk_count, fits
+from farthing.inference.core.schedule.budget import (
+    TOKENS_AT_ONCE,
+    StepTargets,
+    chunk_count,
+    fits,
+)
 from farthing.inference.core.schedule.row import Row
 from farthing.inference.core.schedule.values import Work
 
@@ -30,38 +37,61 @@ def choose_adapter(rows: Sequence[Row], step: int) -> str:
 
 
 def fill_step(
-    rows: Sequence[Row], weights: Weights, targets: StepTargets, *, capacity: int, step: int
+    rows: Sequence[Row],
+    weights: Weights,
+    targets: StepTargets,
+    *,
+    capacity: int,
+    step: int,
+    expected: Priority = Priority.BATCH,
 ) -> list[Work]:
-    """Work of one step for rows of one adapter, at most `capacity` tokens, by slot."""
+    """Work of one step for rows of one adapter, at most `capacity` tokens, by slot.
+
+    `expected` is the best class of which a request may come while the step runs.
+    """
     best = min((row.priority for row in rows), default=Priority.BATCH)
+    short_us = targets.wait_us(expected, weights)
+
+    def cut_us(row: Row, most_us: int) -> int:
+        return most_us if row.priority <= expected else min(most_us, short_us)
+
     generating = sorted(
-        (row for row in rows if row.is_decoding), key=lambda row: (row.priority, row.slot)
+        (row for row in rows if row.is_decoding),
+        key=lambda row: (row.priority, row.last_step, row.slot),
     )
     prompts = sorted(
         (row for row in rows if not row.is_decoding), key=lambda row: (row.rank, row.slot_turn)
     )
     filled = _Step(weights, targets.of(best), capacity)
+    first = [row for row in generating if row.priority == best <= expected]
     # Where nobody of the best class generates yet, its prompts are cut to what those bear who do.
-    alone = not generating or generating[0].priority > best
+    alone = not first
     bearable_us = targets.of(generating[0].priority) if generating else targets.batch_us
-    for row in generating:
-        if row.priority == best:
-            filled.add_tokens(row)
+    for row in first:
+        filled.add_tokens(row, filled.target_us)
     later = list[Row]()
     for row in prompts:
         if generating and row.priority == best and (alone or filled.ends(row)):
-            filled.add_prompt(row, bearable_us if alone else filled.target_us)
+            filled.add_prompt(row, cut_us(row, bearable_us if alone else filled.target_us))
         else:
             later.append(row)
     ends_prompt = filled.ends_prompt
-    for row in generating:
-        if row.priority > best:
-            may_wait = step - row.last_step <= _MOST_STEPS_LEFT_OUT
-            if not may_wait or not (ends_prompt or filled.is_over_with(row)):
-                filled.add_tokens(row)
+    left = list[Row]()
+    for row in generating[len(first) :]:
+        if step - row.last_step > _MOST_STEPS_LEFT_OUT:
+            filled.add_tokens(row, cut_us(row, filled.target_us))
+        elif row.priority == best or not ends_prompt:
+            left.append(row)
+    while left:
+        most_us = cut_us(left[0], filled.target_us)
+        count = filled.room_for(left, most_us)
+        for row in left[:count]:
+            filled.add_tokens(row, most_us)
+        left = left[count:] if count else []
     for row in later:
         if row.priority == best or not ends_prompt:
-            filled.add_prompt(row, filled.target_us if generating else bearable_us)
+            most_us = filled.target_us if generating else bearable_us
+            filled.add_prompt(row, cut_us(row, most_us))
     return sorted(filled.work, key=lambda one: one.slot)
 
 
@@ -74,10 +104,10 @@ class _Step:
         self._weights, self._capacity = weights, capacity
         self._size, self._has_prompt = _NOTHING, False
 
-    def add_tokens(self, row: Row) -> None:
-        """The next token of a row that generates, and its guesses."""
+    def add_tokens(self, row: Row, most_us: int) -> None:
+        """The next token of a row that generates, and its guesses while the step stays within `most_us`."""
         if self._capacity:
-            draft_count = self._draft_count(row)
+            draft_count = self._draft_count(row, most_us)
             self._add(row, 1 + draft_count, StepSize(0, 1 + draft_count, 0), draft_count, True)
 
     def add_prompt(self, row: Row, most_us: int) -> None:
@@ -101,11 +131,15 @@ class _Step:
             self._weights, self._size, wanted, row.held_count, self.target_us
         )
 
-    def is_over_with(self, row: Row) -> bool:
-        """Whether another token would make it too long."""
-        return not fits(
-            self._weights, self._size, StepSize(0, 1, row.held_count), self.target_us
-        )
+    def room_for(self, rows: Sequence[Row], most_us: int) -> int:
+        """How many of `rows` may come next, a token each: as many as libraries multiply at once, or none.
+
+        A step is never left empty.
+        """
+        token_count = self._size.prefill_count + self._size.decode_count
+        count = min(len(rows), TOKENS_AT_ONCE - token_count % TOKENS_AT_ONCE)
+        more = StepSize(0, count, sum(row.held_count for row in rows[:count]))
+        return count if not self.work or fits(self._weights, self._size, more, most_us) else 0
 
     def _add(
         self, row: Row, count: int, size: StepSize, draft_count: int, samples: bool
@@ -116,12 +150,12 @@ class _Step:
         self._size = self._size.plus(size).plus(StepSize(0, 0, count * row.held_count))
         self._capacity -= count
 
-    def _draft_count(self, row: Row) -> int:
-        """Guesses are computed only where they delay nobody beyond the target and cannot pass the row's end."""
+    def _draft_count(self, row: Row, most_us: int) -> int:
+        """Guesses are computed only where they delay nobody beyond the time given and cannot pass the row's end."""
         count = min(row.draft_count, row.left_count - 1, self._capacity - 1)
         while count > 0:
             more = StepSize(0, 1 + count, (1 + count) * row.held_count)
-            if fits(self._weights, self._size, more, self.target_us):
+            if fits(self._weights, self._size, more, most_us):
                 return count
             count -= 1
         return 0

@@ -32,6 +32,8 @@ _COMPANY_PART = 4
 # Who was lifted by waiting does not give way to the class it was lifted to. One slot in so many may be held like that:
 # low classes get on, and in a line that has become old all slots are not theirs.
 _LIFTED_SHARE = 4
+# A class of which a request came so lately is expected to send more: steps of worse classes are kept short for it.
+_EXPECTED_US = 5_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ class Scheduler:
         self._rows: dict[int, Row] = {}
         self._saved_count = 0
         self._step = 0
+        self._last_arrival_us = dict[Priority, int]()
 
     def submit(self, arrival: Arrival) -> int | None:
         """Let a sequence wait for its turn. Returns the row that had to leave for it, if any.
@@ -90,6 +93,7 @@ class Scheduler:
         if row.tenant_id not in present:
             self._counters.arrive(row.tenant_id, present)
         self._rows[row.row_id] = row
+        self._last_arrival_us[row.priority] = arrival.arrival_us
         self._line.add(row)
         return None if displaced is None else displaced.row_id
 
@@ -127,6 +131,7 @@ class Scheduler:
             self._rules.targets,
             capacity=self._room.step_token_capacity,
             step=self._step,
+            expected=self._expected(now_us),
         )
         for one in work:
             self._rows[one.row_id].last_step = self._step
@@ -202,6 +207,15 @@ class Scheduler:
             cached_token_count=self._slots.kept_count(),
             saved_token_count=self._saved_count,
         )
+
+    def _expected(self, now_us: int) -> Priority:
+        """The best class of which a request may well come while a step runs; the batch class bears what it meets."""
+        lately = [
+            priority
+            for priority, arrival_us in self._last_arrival_us.items()
+            if now_us - arrival_us <= _EXPECTED_US
+        ]
+        return min(lately, default=Priority.BATCH)
 
     def _in_company(self, rows: list[Row], now_us: int) -> list[Row]:
         """All rows, or those without prompts of the batch class that still wait for others to begin with."""

@@ -1,4 +1,4 @@
-"""Real edge processes with a quota process that knows the administrator's key, and what to ask of them."""
+"""Real engine services with a quota process that knows the administrator's key, and what to ask of them."""
 
 from __future__ import annotations
 
@@ -52,9 +52,10 @@ def run_quota(folder: Path) -> Iterator[Path]:
 
 
 @dataclass(eq=False, slots=True)
-class EdgeNode:
-    """One edge process with its store; `models` and `inference` are stubs."""
+class EngineNode:
+    """One process of a tier, edge or cloud, with its store; `models` and `inference` are stubs."""
 
+    tier: str
     data_dir: Path
     port: int
     environ: dict[str, str]
@@ -74,7 +75,7 @@ class EdgeNode:
         """Returns when it answers; AssertionError when it ends instead."""
         call = asyncio.ensure_future(self.names(timeout_s=START_S))
         while not call.done():
-            assert self.process.poll() is None, "the edge process ended"
+            assert self.process.poll() is None, f"the {self.tier} process ended"
             await asyncio.wait([call], timeout=0.2)
         await call
 
@@ -110,7 +111,8 @@ class EdgeNode:
 
     def engine_count(self) -> int:
         """Engine processes that it has now."""
-        return sum("farthing.edge.engine" in line for line in _child_commands(self.process.pid))
+        module = f"farthing.{self.tier}.engine"
+        return sum(module in line for line in _child_commands(self.process.pid))
 
     def kill(self) -> None:
         """SIGKILL, as a loss of power."""
@@ -119,25 +121,26 @@ class EdgeNode:
 
     def start_again(self) -> None:
         """At the same address, with the same store."""
-        self.process = _start("farthing.edge", self.port, self.environ)
+        self.process = _start(f"farthing.{self.tier}", self.port, self.environ)
 
 
 @asynccontextmanager
-async def run_edge(
-    data_dir: Path, registry: Path, model: Path | str, **settings: str
-) -> AsyncIterator[EdgeNode]:
+async def run_node(
+    tier: str, data_dir: Path, registry: Path, model: Path | str, **settings: str
+) -> AsyncIterator[EngineNode]:
     """A node that serves a model and answers; ended with SIGTERM, to which it must give in cleanly."""
-    port = free_port()
+    port, own = free_port(), f"FARTHING_{tier.upper()}"
     environ = {
         "FARTHING_DATA_DIR": str(data_dir),
         "FARTHING_REGISTRY_FILE": str(registry),
         "FARTHING_REGION": "home",
-        "FARTHING_EDGE_MODEL": str(model),
-        "FARTHING_EDGE_THREADS": "1",
-        "FARTHING_EDGE_CONTEXT": "256",
+        f"{own}_MODEL": str(model),
+        f"{own}_THREADS": "1",
+        f"{own}_CONTEXT": "256",
         **settings,
     }
-    node = EdgeNode(data_dir, port, environ, _start("farthing.edge", port, environ))
+    process = _start(f"farthing.{tier}", port, environ)
+    node = EngineNode(tier, data_dir, port, environ, process)
     try:
         # A node that starts again is found soon, not after gRPC's growing pauses.
         options = [("grpc.max_reconnect_backoff_ms", 500)]
