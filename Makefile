@@ -97,8 +97,8 @@ soak-engines: setup ## Load both engines with all kinds of requests for MINUTES;
 bench-edge: setup ## Measure steps of the edge engine (ARGS=layout, mixed, drafts, copies, sampling or share)
 	@exec $(BIN)/python -m tests.bench.edge_engine $(or $(ARGS),share)
 
-bench-gpu: setup ## Check and measure the cloud engine on CUDA against the CPU
-	@exec $(BIN)/python tests/bench/gpu_check.py --model deploy/demo-models/cloud-large $(ARGS)
+bench-gpu: setup ## Check the cloud engine on CUDA; measure it beside transformers and onnxruntime-genai
+	@exec $(BIN)/python -m tests.bench.gpu $(ARGS)
 
 models: setup ## Train and export the demo models again
 	@exec $(BIN)/python deploy/demo-models/build.py $(ARGS)

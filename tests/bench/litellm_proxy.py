@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -12,17 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from subprocess import Popen
 
-from tests.bench.processes import ROOT, NotReady, answers_http, started, write_json
+from tests.bench.peer_process import NoPeer, make_environment
+from tests.bench.processes import NotReady, answers_http, started, write_json
 
 from farthing.kit.testing import free_port
 
 VERSION = "1.106.2"
-_PLACE = ROOT / ".cache" / "bench" / f"litellm-{VERSION}"
 _START_S = 180.0
-
-
-class NoPeer(Exception):
-    """LiteLLM cannot be had here; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,29 +32,10 @@ class Proxy:
 
 
 def install() -> Path:
-    """Return LiteLLM's command, installed by pip unless it is there. NoPeer with pip's last error."""
-    command = _PLACE / "bin" / "litellm"
-    if command.exists():
-        return command
-    print(f"installing litellm {VERSION} into {_PLACE.relative_to(ROOT)} (about 1 GB) …")
-    try:
-        subprocess.run(
-            [sys.executable, "-m", "venv", "--clear", str(_PLACE)],
-            check=True, capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
-        subprocess.run(
-            [str(_PLACE / "bin" / "python"), "-m", "pip", "install", "--quiet",
-             "--disable-pip-version-check", f"litellm[proxy]=={VERSION}"],
-            check=True, capture_output=True, text=True, timeout=900,
-        )  # fmt: skip
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-        said = error.stderr or b""
-        text = said if isinstance(said, str) else said.decode(errors="replace")
-        # The last line names what is missing; those before may list every version there is.
-        lines = [line for line in text.splitlines() if line.startswith("ERROR")]
-        command.unlink(missing_ok=True)
-        raise NoPeer((lines[-1] if lines else str(error))[:200]) from error
-    return command
+    """LiteLLM's command, in about 1 GB that are installed once. NoPeer when it cannot be had."""
+    return make_environment(f"litellm-{VERSION}", [f"litellm[proxy]=={VERSION}"]).with_name(
+        "litellm"
+    )
 
 
 @contextmanager

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import uvloop
 from tests.bench.callers import Callers, HttpCaller
-from tests.bench.litellm_proxy import NoPeer, Proxy, install, running_proxy
+from tests.bench.litellm_proxy import Proxy, install, running_proxy
+from tests.bench.peer_process import NoPeer
 from tests.bench.processes import rss_mib
 from tests.bench.report import Result, judge, skip
 from tests.bench.suite import Suite

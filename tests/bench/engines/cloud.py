@@ -6,13 +6,13 @@ import asyncio
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
 
-from tests.bench.engines.genai import NoPeer, make_model, running_worker
+from tests.bench.engines.genai import make_model, running_worker
 from tests.bench.engines.load import Ask, GrpcCaller, arrive, make_prompt, stream_together
+from tests.bench.peer_process import Asking, NoPeer
 from tests.bench.processes import running
 from tests.bench.report import Result, judge, skip
 
@@ -82,21 +82,18 @@ async def measure_cloud(folder: Path, work: Path, rounds: int) -> list[Result]:
     ]
 
 
-async def _against_generator(
-    ours: GrpcCaller, ask: Callable[[dict[str, Any]], float], rounds: int
-) -> list[Result]:
+async def _against_generator(ours: GrpcCaller, ask: Asking, rounds: int) -> list[Result]:
     asked = {"kind": "generator", "rows": 8, "prompt": _PROMPT, "tokens": _TOKENS}
     ratios = []
     for _ in range(rounds):
         rate, _ = await stream_together(ours, 8, max_tokens=_TOKENS)
-        ratios.append(rate / await asyncio.to_thread(ask, asked))
+        answer = await asyncio.to_thread(ask, asked)
+        ratios.append(rate / answer["tokens_per_second"])
     name = "cloud at 8 streams over genai's Generator"
     return [judge(name, statistics.median(ratios), "x", ">= 0.95")]
 
 
-async def _against_engine(
-    ours: GrpcCaller, ask: Callable[[dict[str, Any]], float], rounds: int
-) -> list[Result]:
+async def _against_engine(ours: GrpcCaller, ask: Asking, rounds: int) -> list[Result]:
     at_s = [_STAGGER_S * place for place in range(16)]
     name = "cloud at 16 staggered arrivals over genai's Engine"
     ratios = []
@@ -109,7 +106,8 @@ async def _against_engine(
             count = sum(answer.token_count for answer in answers)
             rate = count / (time.monotonic() - started_s)
             asked = {"kind": "engine", "at_s": at_s, "prompt": _PROMPT, "tokens": _TOKENS}
-            ratios.append(rate / await asyncio.to_thread(ask, asked))
+            answer = await asyncio.to_thread(ask, asked)
+            ratios.append(rate / answer["tokens_per_second"])
     except NoPeer as error:
         return [skip(name, ">= 1.8", str(error).splitlines()[0])]
     return [judge(name, statistics.median(ratios), "x", ">= 1.8")]

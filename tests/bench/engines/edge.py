@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractContextManager,
+    AsyncExitStack,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 from pathlib import Path
 
-from tests.bench.engines.llama_server import NoPeer, install, running_server
+from tests.bench.engines.llama_server import install, running_server
 from tests.bench.engines.load import (
     PROMPT_TOKENS,
     Answered,
@@ -27,6 +31,7 @@ from tests.bench.engines.load import (
     poisson_times,
     stream_together,
 )
+from tests.bench.peer_process import Asking, NoPeer, asked
 from tests.bench.processes import running
 from tests.bench.random_gguf import Size, write_random_gguf
 from tests.bench.report import Result, judge, skip
@@ -291,46 +296,32 @@ def _interval_ms(answers: Sequence[Answered]) -> float:
 
 
 @contextmanager
-def _lines(command: list[str]) -> Iterator[Callable[[object], dict[str, float]]]:
-    """A process that answers each line of JSON with one."""
-    process = subprocess.Popen(
-        [sys.executable, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, text=True, env={**os.environ, "GOMP_SPINCOUNT": "10000"},
-    )  # fmt: skip
-    assert process.stdin is not None and process.stdout is not None
-    stdin, stdout = process.stdin, process.stdout
-
-    def ask(what: object) -> dict[str, float]:
-        stdin.write(json.dumps(what) + "\n")
-        stdin.flush()
-        answer: dict[str, float] = json.loads(stdout.readline())
-        return answer
-
-    try:
-        yield ask
-    finally:
-        stdin.close()
-        stdout.close()
-        process.wait(30)
-
-
-@contextmanager
 def _high_level(model: Path) -> Iterator[Callable[[int, int], float]]:
-    with _lines(["-m", "tests.bench.engines.high_level", str(model), str(CONTEXT), "1"]) as ask:
+    with _asked("tests.bench.engines.high_level", model) as ask:
 
         def measure(count: int, max_tokens: int) -> float:
             prompts = [make_prompt() for _ in range(count)]
-            return ask({"prompts": prompts, "max_tokens": max_tokens})["tokens_per_second"]
+            answer = ask({"prompts": prompts, "max_tokens": max_tokens})
+            return float(answer["tokens_per_second"])
 
         yield measure
 
 
 @contextmanager
 def _bare_steps(model: Path) -> Iterator[Callable[[int, int], float]]:
-    with _lines(["-m", "tests.bench.engines.bare_steps", str(model), str(CONTEXT), "1"]) as ask:
-        yield lambda rows, count: ask({"rows": rows, "start": PROMPT_TOKENS, "count": count})[
-            "step_ms"
-        ]
+    with _asked("tests.bench.engines.bare_steps", model) as ask:
+
+        def measure(rows: int, count: int) -> float:
+            answer = ask({"rows": rows, "start": PROMPT_TOKENS, "count": count})
+            return float(answer["step_ms"])
+
+        yield measure
+
+
+def _asked(module: str, model: Path) -> AbstractContextManager[Asking]:
+    """A process of the library alone, on one thread."""
+    command = [sys.executable, "-m", module, str(model), str(CONTEXT), "1"]
+    return asked(command, GOMP_SPINCOUNT="10000")
 
 
 @contextmanager

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from tests.bench.processes import ROOT
+from tests.bench.peer_process import Asking, asked, make_environment
 from tests.support.tiny_gqa import save_grouped_model
 from tests.support.tiny_onnx import Shape
 
 VERSION = "0.18.0"
-_PLACE = ROOT / ".cache" / "bench" / f"genai-{VERSION}"
 # 101 million parameters and a small vocabulary.
 SHAPE = Shape(layers=8, heads=16, head=64, inner=4_096, context=512)
-
-
-class NoPeer(Exception):
-    """onnxruntime-genai cannot be had or used here; the message says why."""
 
 
 def make_model(folder: Path) -> Path:
@@ -55,48 +47,15 @@ def make_model(folder: Path) -> Path:
 
 @contextmanager
 def running_worker(
-    model: Path, thread_count: int
-) -> Iterator[Callable[[dict[str, Any]], float]]:
+    model: Path, thread_count: int, device: str = "cpu", python: str = ""
+) -> Iterator[Asking]:
     """Asks a process of genai's; NoPeer when it cannot be had, and for what it cannot do."""
-    python = _install()
-    with subprocess.Popen(
-        [str(python), str(Path(__file__).with_name("genai_worker.py")), str(model), str(thread_count)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
-        assert process.stdin is not None and process.stdout is not None
-        stdin, stdout = process.stdin, process.stdout
-
-        def ask(what: dict[str, Any]) -> float:
-            stdin.write(json.dumps(what) + "\n")
-            stdin.flush()
-            line = stdout.readline()
-            if not line:
-                assert process.stderr is not None
-                raise NoPeer(f"genai ended: {process.stderr.read()[-300:]}")
-            answer = json.loads(line)
-            if "error" in answer:
-                raise NoPeer(answer["error"][:300])
-            return float(answer["tokens_per_second"])
-
-        try:
-            yield ask
-        finally:
-            stdin.close()
-
-
-def _install() -> Path:
-    python = _PLACE / "bin" / "python"
-    if (_PLACE / "installed").exists():
-        return python
-    print(f"installing onnxruntime-genai {VERSION} into {_PLACE.relative_to(ROOT)} …")
-    try:
-        for command in (
-            [sys.executable, "-m", "venv", "--clear", str(_PLACE)],
-            [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-             f"onnxruntime-genai=={VERSION}"],
-        ):  # fmt: skip
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-        raise NoPeer(str(error)[:200]) from error
-    (_PLACE / "installed").touch()
-    return python
+    package = "onnxruntime-genai-cuda" if device == "cuda" else "onnxruntime-genai"
+    python = python or str(
+        make_environment(
+            f"{package.removeprefix('onnxruntime-')}-{VERSION}", [f"{package}=={VERSION}"]
+        )
+    )
+    worker = Path(__file__).with_name("genai_worker.py")
+    with asked([python, str(worker), str(model), str(thread_count), device]) as ask:
+        yield ask

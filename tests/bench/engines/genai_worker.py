@@ -1,7 +1,8 @@
 """onnxruntime-genai, in an environment of its own: for each line of JSON it answers how fast it was.
 
-`python genai_worker.py FOLDER THREADS`. Lines in: {"kind": "generator", "rows", "prompt", "tokens"}, all at once, or
-{"kind": "engine", "at_s": [...], "prompt", "tokens"}, a request at each of these seconds.
+`python genai_worker.py FOLDER THREADS [cpu|cuda]`. Lines in: {"kind": "generator", "rows", "prompt", "tokens"}, all
+at once, or {"kind": "engine", "at_s": [...], "prompt", "tokens"}, a request at each of these seconds. Of a batch also
+the seconds until every row has its first token, and in all.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import numpy as np
 import onnxruntime_genai as og
 
 
-def run_generator(model: Any, rows: int, prompt: int, tokens: int) -> float:
-    """Tokens per second of a batch that begins and ends together."""
+def run_generator(model: Any, rows: int, prompt: int, tokens: int) -> dict[str, float]:
+    """A batch that begins and ends together."""
     length = prompt + tokens
     params = og.GeneratorParams(model)
     params.set_search_options(
@@ -29,12 +30,20 @@ def run_generator(model: Any, rows: int, prompt: int, tokens: int) -> float:
     started_s = time.monotonic()
     generator = og.Generator(model, params)
     generator.append_tokens(prompts)
+    generator.generate_next_token()
+    generator.get_next_tokens()  # on the host
+    first_s = time.monotonic() - started_s
     while not generator.is_done():
         generator.generate_next_token()
-    return rows * tokens / (time.monotonic() - started_s)
+    whole_s = time.monotonic() - started_s
+    return {
+        "tokens_per_second": rows * tokens / whole_s,
+        "first_s": first_s,
+        "whole_s": whole_s,
+    }
 
 
-def run_engine(model: Any, at_s: list[float], prompt: int, tokens: int) -> float:
+def run_engine(model: Any, at_s: list[float], prompt: int, tokens: int) -> dict[str, float]:
     """Tokens per second from the first arrival to the last end."""
     engine = og.Engine(model)
     events = engine.create_event_buffer(64)
@@ -70,13 +79,18 @@ def run_engine(model: Any, at_s: list[float], prompt: int, tokens: int) -> float
                 )
                 live.remove(ended)
                 ended.close()
-    return count / (time.monotonic() - started_s)
+    return {"tokens_per_second": count / (time.monotonic() - started_s)}
 
 
-def main(folder: str, thread_count: int) -> None:
+def main(folder: str, thread_count: int, device: str = "cpu") -> None:
     """Answers until stdin ends."""
     config = og.Config(folder)
-    options = {"session_options": {"intra_op_num_threads": thread_count}}
+    if device != "cpu":
+        config.clear_providers()
+        config.append_provider(device)
+    options = {
+        "session_options": {"intra_op_num_threads": thread_count} if thread_count else {}
+    }
     config.overlay(
         json.dumps(
             {
@@ -91,7 +105,7 @@ def main(folder: str, thread_count: int) -> None:
         kind = asked.pop("kind")
         try:
             run = run_generator if kind == "generator" else run_engine
-            answer: dict[str, Any] = {"tokens_per_second": run(model, **asked)}
+            answer: dict[str, Any] = run(model, **asked)
         except (
             Exception
         ) as error:  # told to the benchmark, which says what it could not compare
@@ -101,4 +115,4 @@ def main(folder: str, thread_count: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])

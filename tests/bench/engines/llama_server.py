@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.bench.peer_process import NoPeer
 from tests.bench.processes import ROOT, answers_http, started
 
 from farthing.kit.testing import free_port
@@ -30,10 +31,6 @@ _VARIANTS = (
     ("haswell", {"avx2", "fma", "f16c"}),
     ("x64", set[str]()),
 )
-
-
-class NoPeer(Exception):
-    """llama-server cannot be had here; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
