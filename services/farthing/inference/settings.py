@@ -35,7 +35,8 @@ class EngineSettings(StoreSettings):
     interactive_step_ms: int = setting(
         50,
         env="FARTHING_ENGINE_INTERACTIVE_STEP_MS",
-        doc="How long prompts may make a step while interactive requests generate: their time per token.",
+        doc="How long prompts may make a step while interactive requests generate: their time per token. Steps of "
+        "worse classes take a third of it at most where such requests came within 5 s.",
         unit="ms",
     )
     standard_step_ms: int = setting(

@@ -166,3 +166,33 @@ def test_the_index_knows_the_longest_beginning_and_forgets_what_was_replaced() -
     index.hold(0, [b"a", b"z"])
     assert index.longest([b"a", b"b", b"c"]) == (2, frozenset({1}))
     assert index.longest([b"q"]) == (0, frozenset())
+
+
+def test_better_classes_lie_below_worse_ones_as_rows_come_and_go() -> None:
+    interactive, _, batch = Priority
+    room = Room(6, 1_000, 6_000, 512)
+    engine = SimulatedEngine(room)
+    classes = {
+        engine.submit(Wish([n] * 40, token_limit=400, priority=batch)): batch for n in range(6)
+    }
+    for _ in range(3):
+        engine.step()
+
+    def order() -> list[Priority]:
+        found = {w.slot: classes[w.row_id] for plan in engine.steps[-6:] for w in plan.work}
+        return [found[slot] for slot in sorted(found)]
+
+    for limit in (20, 60, 30):  # not the order in which they end
+        row_id = engine.submit(Wish([7, limit] * 4, token_limit=limit, priority=interactive))
+        classes[row_id] = interactive
+        for _ in range(6):
+            engine.step()
+    assert order() == [interactive] * 3 + [batch] * 3
+    ours = [row_id for row_id, priority in classes.items() if priority is interactive]
+    for count in (2, 1, 0):
+        while sum(engine.requests[row_id].state == "running" for row_id in ours) > count:
+            engine.step()
+        for _ in range(20):
+            engine.step()
+        assert order() == [interactive] * count + [batch] * (6 - count)
+    engine.run()

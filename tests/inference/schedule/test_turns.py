@@ -371,7 +371,7 @@ def _saturated(weights: Weights, targets: StepTargets) -> SimulatedEngine:
 
 def test_where_interactive_requests_are_expected_batches_take_turns_in_short_steps() -> None:
     weights = Weights(step_us=500, prefill_us=500, decode_us=500, kv_us=0)
-    targets = StepTargets(interactive_us=20_000)
+    targets = StepTargets(interactive_us=15_000)
     engine = _saturated(weights, targets)
     begun_us, before = engine.now_us, len(engine.steps)
     while engine.now_us - begun_us < 4_000_000:
@@ -397,7 +397,7 @@ def test_a_long_batch_prompt_goes_in_by_short_steps_where_interactive_requests_a
     None
 ):
     weights = Weights(step_us=500, prefill_us=200, decode_us=500, kv_us=0)
-    engine = SimulatedEngine(ROOM, Rules(targets=StepTargets(interactive_us=40_000)), weights)
+    engine = SimulatedEngine(ROOM, Rules(targets=StepTargets(interactive_us=30_000)), weights)
     engine.submit(Wish([9] * 4, token_limit=1, priority=INTERACTIVE))
     engine.run()
     long = engine.submit(Wish([1] * 900, token_limit=1, priority=BATCH))
@@ -405,3 +405,22 @@ def test_a_long_batch_prompt_goes_in_by_short_steps_where_interactive_requests_a
     engine.run()
     assert engine.requests[long].state == "done"
     assert max(engine.step_us[before:]) <= 10_000
+
+
+def test_a_prompt_that_ends_goes_before_the_next_tokens_of_its_class() -> None:
+    engine = SimulatedEngine(ROOM)
+    first = engine.submit(Wish([1] * 10, token_limit=200))
+    for _ in range(3):
+        engine.step()
+    late = engine.submit(Wish([2] * 32, token_limit=5))
+    engine.step()
+    assert [(work.row_id, work.count) for work in engine.steps[-1].work] == [(late, 32)]
+    engine.step()
+    assert len(engine.steps[-1].work) == 2
+    for number in range(40):  # prompts without end: the others get on beside them
+        engine.submit(Wish([number] * 32, token_limit=1))
+        engine.step()
+    times = engine.requests[first].token_times_us[-10:]
+    prompt_us = WEIGHTS.step_us + 32 * WEIGHTS.prefill_us
+    bound_us = 2 * prompt_us + 10 * WEIGHTS.decode_us + WEIGHTS.step_us
+    assert max(b - a for a, b in itertools.pairwise(times)) <= bound_us

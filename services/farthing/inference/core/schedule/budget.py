@@ -12,9 +12,9 @@ _LEAST_CHUNK_COUNT = 16
 # Q4_0: 25 ms for 32 tokens, 29 for 34; docs/performance.md).
 TOKENS_AT_ONCE = 4
 # A request that comes waits for the step under way: for a part of its class's target at most, unless steps as short
-# would spend more than an eighth of their time on what each costs anyway.
-_WAIT_PART = 4
-_LEAST_STEPS = 8
+# would spend more than a fifth of their time on what each costs anyway.
+_WAIT_PART = 3
+_LEAST_STEPS = 5
 
 
 @dataclass(frozen=True, slots=True)

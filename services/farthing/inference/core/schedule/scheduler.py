@@ -256,7 +256,7 @@ class Scheduler:
                 self._saved_count -= row.saved_count
                 row.saved_count = 0
                 self._slots.note_held(row)
-            row.paused = False
+            row.paused, row.last_step = False, self._step
 
     def _next(self, now_us: int) -> Row | None:
         """Who gets the next slot, with the class at which it would have it."""

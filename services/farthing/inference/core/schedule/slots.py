@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from farthing.inference.core.schedule.prefixes import BLOCK_TOKEN_COUNT, PrefixIndex
@@ -31,7 +31,8 @@ class Room:
 
 
 class SlotTable:
-    """Rows in slots. Lowest slots first: libraries compute neighbouring slots together, and pay for gaps.
+    """Rows in slots. Lowest slots first, better classes below worse ones: libraries compute neighbouring slots together
+    and pay for gaps, in steps that leave worse rows out too.
 
     A slot that is left keeps what it holds until somebody needs it: the next request of a conversation, or one with the
     same instructions, begins there.
@@ -63,6 +64,7 @@ class SlotTable:
         """Give the row a slot, with as much of its beginning as some slot holds. Ask `has_room` before."""
         self._make_room(row, moves)
         chain = row.chain[: (row.token_count - 1) // BLOCK_TOKEN_COUNT]
+        self._make_way(row, chain, moves)
         block_count, holders = self._index.longest(chain)
         reused_count = block_count * BLOCK_TOKEN_COUNT
         if row.saved_count >= reused_count:
@@ -109,27 +111,11 @@ class SlotTable:
             row.slot, row.held_count, row.filled_count = -1, 0, 0
 
     def compact(self, moves: list[Move]) -> None:
-        """Close gaps below rows that will go on for a while."""
+        """Close gaps below rows that will go on for a while: by the last row of the best class that is behind one."""
         if self._room.is_shared:
             return
-        row_count = sum(row is not None for row in self._rows)
-        for slot in range(self._room.slot_count - 1, row_count - 1, -1):
-            row = self._rows[slot]
-            target = self._rows.index(None) if None in self._rows else slot
-            if row is None or target >= slot:
-                continue
-            if row.left_count < _LEAST_MOVED_LEFT_COUNT:
-                continue
-            chain = list(self._index.chain_of(slot))
-            if row.held_count:
-                moves.append(Copy(slot, target, row.held_count))
-            self._rows[slot], self._rows[target] = None, row
-            # What stays behind is a copy.
-            self._kept_counts[slot] = row.filled_count
-            self._kept_counts[target], row.filled_count = 0, row.held_count
-            self._used_turns[slot] = self._used_turns[target]
-            self._index.hold(target, chain)
-            row.slot = target
+        while last := self._behind_gap(lambda row: True):
+            self._move(last, self._rows.index(None), moves)
 
     def is_better_awaited(self, row: Row) -> bool:
         """Whether a row that is computing its prompt will soon hold more of this row's beginning than any slot does."""
@@ -150,6 +136,48 @@ class SlotTable:
     def kept_count(self) -> int:
         """Tokens kept in slots without a row."""
         return sum(self._kept_counts)
+
+    def _make_way(self, row: Row, chain: Sequence[bytes], moves: list[Move]) -> None:
+        """Free a slot for the newcomer above better rows and below worse ones, by at most a move for each class."""
+        if self._room.is_shared or row.left_count < _LEAST_MOVED_LEFT_COUNT:
+            return
+        free = self._rows.index(None)
+        if free in self._index.longest(chain)[1]:
+            return  # it begins with what this one keeps
+        while better := self._behind_gap(lambda other: other.priority < row.priority):
+            self._move(better, free, moves)
+            free = self._rows.index(None)
+        below = (other for other in self._rows[:free] if other is not None)
+        worse = next((other for other in below if other.priority > row.priority), None)
+        if worse is not None:
+            self._park(free, moves, keep=free)
+            self._move(worse, free, moves)
+
+    def _behind_gap(self, may_move: Callable[[Row], bool]) -> Row | None:
+        """The last row of the best class that is behind a free slot, will go on for a while and may move."""
+        if None not in self._rows:
+            return None
+        gap = self._rows.index(None)
+        behind = (
+            row
+            for row in self.rows()
+            if row.slot > gap and row.left_count >= _LEAST_MOVED_LEFT_COUNT and may_move(row)
+        )
+        return min(behind, key=lambda row: (row.priority, -row.slot), default=None)
+
+    def _move(self, row: Row, target: int, moves: list[Move]) -> None:
+        """Into a free slot, whatever that keeps."""
+        slot = row.slot
+        chain = list(self._index.chain_of(slot))
+        if row.held_count:
+            moves.append(Copy(slot, target, row.held_count))
+        self._rows[slot], self._rows[target] = None, row
+        # What stays behind is a copy.
+        self._kept_counts[slot] = row.filled_count
+        self._kept_counts[target], row.filled_count = 0, row.held_count
+        self._used_turns[slot] = self._used_turns[target]
+        self._index.hold(target, chain)
+        row.slot = target
 
     def _choose_free(self, holders: frozenset[int]) -> int:
         """The lowest; where slots share a memory it does not matter, and what is held need not be copied."""
