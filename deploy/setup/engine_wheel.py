@@ -21,6 +21,7 @@ CMAKE_FLAGS = "-DMTMD_BUILD=OFF -DLLAVA_BUILD=OFF"
 # GCC 12 drops the stores to the AMX tile configuration, so every quantized model would crash
 # on a processor that has AMX: ggml-org/llama.cpp pull request 26954 describes the fault.
 X86_COMPILER_FLAGS = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+BUILDER_WISHES = ("CC", "CXX", "CFLAGS", "CXXFLAGS", "CMAKE_ARGS")
 # What a wheel that is shipped expects of a processor: on x86 anything since Haswell (2013) and the first
 # Zen (2017), on ARM the Cortex-A76 of a Raspberry Pi 5, a Jetson Orin, Graviton 2 and what came after. Every x86
 # feature is named, because their defaults depend on more than GGML_NATIVE.
@@ -94,8 +95,19 @@ def describe_machine(*, portable: bool = False) -> str:
         machine=machine,
         cpu_flags=cpu_flags,
         libc=" ".join(platform.libc_ver()),
-        build_flags=f"{choose_compiler_flags(machine)} {choose_cmake_flags(machine, portable=portable)}",
+        build_flags=" ".join(
+            (
+                choose_compiler_flags(machine),
+                choose_cmake_flags(machine, portable=portable),
+                *read_builder_wishes(),
+            )
+        ),
     )
+
+
+def read_builder_wishes() -> list[str]:
+    """What the environment says of the compiler and its flags: builds that differ in it are not each other's."""
+    return [f"{name}={os.environ[name]}" for name in BUILDER_WISHES if os.environ.get(name)]
 
 
 def find_cached(key: str) -> Path | None:

@@ -1,4 +1,7 @@
-"""A Llama of random weights as large as wanted, for measuring: its answers mean nothing, its steps take real time."""
+"""A Llama of random weights as large as wanted, for measuring: its answers mean nothing, its steps take real time.
+
+The end token's logit is always 0, so that it is never the likeliest: greedy answers are as long as asked for.
+"""
 
 from __future__ import annotations
 
@@ -77,12 +80,13 @@ def _write(path: Path, size: Size) -> None:
     writer.add_bos_token_id(0)
     writer.add_add_bos_token(False)
 
-    def matrix(name: str, rows: int, columns: int) -> None:
+    def matrix(name: str, rows: int, columns: int, *, first: float = 1.0) -> None:
         values = draw.standard_normal((rows, columns), dtype=np.float32) * 0.04
+        values[0] *= first
         writer.add_tensor(f"{name}.weight", values.astype(np.float16))
 
     matrix("token_embd", size.vocab_size, width)
-    matrix("output", size.vocab_size, width)
+    matrix("output", size.vocab_size, width, first=0.0)
     writer.add_tensor("output_norm.weight", np.ones(width, np.float32))
     for layer in range(size.layer_count):
         matrix(f"blk.{layer}.attn_q", width, width)

@@ -45,6 +45,19 @@ def test_the_key_of_this_machine_is_the_same_each_time() -> None:
     assert engine_wheel.describe_machine() == engine_wheel.describe_machine()
 
 
+def test_another_compiler_or_its_flags_make_another_wheel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("CC", "CXX", "CFLAGS", "CXXFLAGS", "CMAKE_ARGS"):
+        monkeypatch.delenv(name, raising=False)
+    keys = {engine_wheel.describe_machine()}
+    for name, value in (("CXX", "clang++"), ("CXX", "g++-14"), ("CFLAGS", "-O2"), ("CC", "")):
+        monkeypatch.setenv(name, value)
+        keys.add(engine_wheel.describe_machine())
+        monkeypatch.delenv(name)
+    assert len(keys) == 4
+
+
 def test_a_wheel_to_ship_is_the_same_for_all_processors_of_a_kind(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

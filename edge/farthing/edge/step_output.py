@@ -40,10 +40,11 @@ class LogitRows:
 class LlamaStepOutput:
     """Implements StepOutput."""
 
-    __slots__ = ("_rows", "row_count")
+    __slots__ = ("_rows", "_view", "row_count")
 
     def __init__(self, rows: LogitRows, row_count: int) -> None:
         self._rows, self.row_count = rows, row_count
+        self._view: NDArray[np.float32] | None = None
 
     def best(self) -> NDArray[np.int64]:
         """See StepOutput."""
@@ -60,7 +61,9 @@ class LlamaStepOutput:
 
     def row(self, index: int) -> Logits:
         """See StepOutput."""
-        row: Logits = self._rows.view(self.row_count)[index].copy()
+        if self._view is None:
+            self._view = self._rows.view(self.row_count)
+        row: Logits = self._view[index].copy()
         if isnan(row[0]):  # one NaN in the last layer makes all of a row NaN
             raise self._spoil()
         return row

@@ -40,7 +40,6 @@ from farthing.kit.testing import free_port
 
 SLOT_COUNT = 16
 CONTEXT = 1_024
-END_IDS = (0,)
 _SHORT, _LONG = 48, 64
 # What libgomp spins when nobody sets GOMP_SPINCOUNT (its manual: 300,000 with no wait policy).
 _DEFAULT_SPIN = "300000"
@@ -49,7 +48,7 @@ _DEFAULT_SPIN = "300000"
 def make_model(folder: Path) -> Path:
     """107 million parameters in Q4_0."""
     folder.mkdir(parents=True, exist_ok=True)
-    return write_random_gguf(folder / "bench-bytes-q4_0.gguf", Size(), quantized=True)
+    return write_random_gguf(folder / "bench-endless-q4_0.gguf", Size(), quantized=True)
 
 
 @asynccontextmanager
@@ -68,7 +67,7 @@ async def serving(
         **env,
     }
     with running("farthing.edge", address, settings, log=work / f"{address}.log"):
-        caller = GrpcCaller(address, "bench", END_IDS)
+        caller = GrpcCaller(address, "bench")
         try:
             yield caller
         finally:

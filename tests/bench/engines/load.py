@@ -60,9 +60,9 @@ def make_prompt(token_count: int = PROMPT_TOKENS, beginning: str = "") -> str:
 
 
 class GrpcCaller:
-    """Streams from an inference service. End tokens are forbidden, so that every answer is as long as asked for."""
+    """Streams from an inference service. `end_ids` are forbidden, so that every answer is as long as asked for."""
 
-    def __init__(self, address: str, model: str, end_ids: Sequence[int]) -> None:
+    def __init__(self, address: str, model: str, end_ids: Sequence[int] = ()) -> None:
         self._channel = open_channel(address)
         self._stub: Any = InferenceServiceStub(self._channel)
         self._model = model
@@ -116,8 +116,8 @@ class LlamaServerCaller:
 
     def __init__(self, url: str) -> None:
         self._url = f"{url}/completion"
-        # The server closes connections that were idle for 5 s, and may do so just as one is taken for the next turn.
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=1.0)
+        # The server closes connections that were idle, and may do so just as one is taken for the next turn.
+        connector = aiohttp.TCPConnector(limit=0, force_close=True)
         self._session = aiohttp.ClientSession(connector=connector)
 
     async def __call__(self, ask: Ask) -> Answered:
