@@ -196,3 +196,17 @@ def test_better_classes_lie_below_worse_ones_as_rows_come_and_go() -> None:
             engine.step()
         assert order() == [interactive] * count + [batch] * (6 - count)
     engine.run()
+
+
+def test_a_gap_is_closed_without_a_worse_row_among_better_ones() -> None:
+    interactive, _, batch = Priority
+    engine = SimulatedEngine(Room(6, 1_000, 6_000, 512))
+    wishes = [(10, interactive), (60, interactive), (60, interactive), (60, batch), (60, batch)]
+    for limit, priority in wishes:
+        engine.submit(Wish([limit] * 40, token_limit=limit, priority=priority))
+    while engine.requests[0].state != "done":
+        engine.step()
+    for _ in range(4):
+        engine.step()
+    slots = {work.row_id: work.slot for plan in engine.steps[-4:] for work in plan.work}
+    assert {slots[1], slots[2]} == {0, 1} and {slots[3], slots[4]} == {2, 3}
