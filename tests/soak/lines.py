@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
 from typing import Any, Protocol
 
 import grpc
@@ -74,11 +73,8 @@ class KeptCall:
     def __init__(self, stub: Any) -> None:
         self._relay = Relay(stub.Relay)
 
-    async def generate(self, request: pb.GenerateRequest) -> AsyncGenerator[pb.RelayEvent]:
-        events = self._relay.generate(request, timeout_s=STUCK_S, traceparent="")
-        async with aclosing(events):
-            async for event in events:
-                yield event
+    def generate(self, request: pb.GenerateRequest) -> AsyncGenerator[pb.RelayEvent]:
+        return self._relay.generate(request, timeout_s=STUCK_S, traceparent="")
 
     async def complete(self, request: pb.GenerateRequest) -> pb.CompleteResponse:
         return await self._relay.complete(request, timeout_s=STUCK_S, traceparent="")

@@ -32,19 +32,24 @@ def save_grouped_model(
     return decoder
 
 
+def make_attention_inputs(g: _Graph, context: int, head: int) -> list[str]:
+    """What the operator takes beside queries, keys and values: lengths, the longest, cosines and sines of positions."""
+    one = g.integers([1])
+    held = g.op("ReduceSum", "attention_mask", one, keepdims=0)
+    lengths = g.cast(g.op("Sub", held, one), TensorProto.INT32)
+    total = g.op("Gather", g.op("Shape", "attention_mask"), g.integers(1))
+    total = g.cast(total, TensorProto.INT32)
+    angle = np.arange(context)[:, None] * inverse_frequencies(head)
+    return [lengths, total, *(g.number(f(angle)) for f in (np.cos, np.sin))]
+
+
 def build_grouped_graph(
     decoder: TinyDecoder, dtype: type[np.floating[Any]], packed: bool
 ) -> onnx.ModelProto:
     """Lengths come from the sum of the mask; there is no input for positions."""
     g, shape = _Graph(dtype), decoder.shape
     kind = TensorProto.FLOAT16 if dtype is np.float16 else TensorProto.FLOAT
-    one = g.integers([1])
-    held = g.op("ReduceSum", "attention_mask", one, keepdims=0)
-    lengths = g.cast(g.op("Sub", held, one), TensorProto.INT32)
-    total = g.op("Gather", g.op("Shape", "attention_mask"), g.integers(1))
-    total = g.cast(total, TensorProto.INT32)
-    angle = np.arange(shape.context)[:, None] * inverse_frequencies(shape.head)
-    tables = [g.number(f(angle)) for f in (np.cos, np.sin)]
+    lengths, total, *tables = make_attention_inputs(g, shape.context, shape.head)
     x = g.op("Gather", g.number(decoder.weights["embed"]), "input_ids")
     values = helper.make_tensor_value_info
     inputs = [

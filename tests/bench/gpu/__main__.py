@@ -119,10 +119,8 @@ def compare(given: argparse.Namespace, wishes: dict[str, Any], device: str) -> l
             with open_peer() as ask:
                 if name == "transformers":
                     results += judge_greedy(f"{what}, as {name}", own, ask, device)
-                kind = "batch" if name == "transformers" else "generator"
-                theirs, more = measure(
-                    f"{what}, {name}", partial(run_peer, ask, kind), given, device
-                )
+                run = partial(run_peer, ask)
+                theirs, more = measure(f"{what}, {name}", run, given, device)
         except NoPeer as error:
             print(f"\n*** NOT COMPARED WITH {name}: {error} ***\n", file=sys.stderr)
             results.append(
@@ -217,9 +215,9 @@ def judge_greedy(name: str, own: Answers, ask: Asking, device: str) -> list[Resu
     ]
 
 
-def run_peer(ask: Asking, kind: str, rows: int) -> Batch:
+def run_peer(ask: Asking, rows: int) -> Batch:
     """A batch of the peer's."""
-    answer = ask({"kind": kind, "rows": rows, "prompt": PROMPT, "tokens": TOKENS})
+    answer = ask({"kind": "generator", "rows": rows, "prompt": PROMPT, "tokens": TOKENS})
     first_s, whole_s = float(answer["first_s"]), float(answer["whole_s"])
     return Batch(first_s, whole_s, (whole_s - first_s) / (TOKENS - 1))
 

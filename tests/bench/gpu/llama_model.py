@@ -16,7 +16,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
-from tests.support.tiny_onnx import _Graph, inverse_frequencies, save_tokenizer
+from tests.support.tiny_gqa import make_attention_inputs
+from tests.support.tiny_onnx import _Graph, save_tokenizer
 
 Weights = NDArray[np.floating[Any]]
 EPSILON = 1e-5
@@ -112,13 +113,7 @@ def _build_graph(
 ) -> onnx.ModelProto:
     g = _Graph(dtype)
     kind = TensorProto.FLOAT16 if dtype is np.float16 else TensorProto.FLOAT
-    one = g.integers([1])
-    lengths = g.op("Sub", g.op("ReduceSum", "attention_mask", one, keepdims=0), one)
-    lengths = g.cast(lengths, TensorProto.INT32)
-    total = g.op("Gather", g.op("Shape", "attention_mask"), g.integers(1))
-    total = g.cast(total, TensorProto.INT32)
-    angle = np.arange(size.context)[:, None] * inverse_frequencies(size.head)
-    tables = [g.number(f(angle)) for f in (np.cos, np.sin)]
+    lengths, total, *tables = make_attention_inputs(g, size.context, size.head)
     values = helper.make_tensor_value_info
     inputs = [
         values("input_ids", TensorProto.INT64, ["batch", "count"]),

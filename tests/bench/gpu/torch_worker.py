@@ -1,7 +1,8 @@
 """PyTorch's transformers, in an environment of their own: `python torch_worker.py FOLDER cpu|cuda THREADS`.
 
 FOLDER is one of llama_model's. Lines in: {"kind": "greedy", "prompt", "tokens"}, answered with the tokens, or {"kind":
-"batch", "rows", "prompt", "tokens"}, a batch that begins and ends together, answered with its times in seconds.
+"generator", "rows", "prompt", "tokens"} as genai_worker takes it, a batch that begins and ends together, answered with
+its times in seconds.
 """
 
 from __future__ import annotations
