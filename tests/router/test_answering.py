@@ -135,13 +135,17 @@ async def test_a_full_instance_sends_its_requests_elsewhere(labs: LabFactory) ->
     assert all(view.state.value == "ready" for view in lab.pool.view())
 
 
-async def test_an_answer_that_breaks_off_is_charged_and_says_so(labs: LabFactory) -> None:
+async def test_an_answer_that_breaks_off_is_charged_and_says_so(
+    labs: LabFactory, caplog: pytest.LogCaptureFixture
+) -> None:
     broken = edge(Script(error=Internal("crash", reason="CRASH"), fail_after=2))
     lab = await labs.build(broken, cloud())
     events = await lab.stream()
     result = events[-1].result
     assert result.finish_reason == common_pb2.FINISH_REASON_ERROR
     assert result.total_nano_usd > 0
+    (line,) = [one for one in caplog.records if "broke off" in one.message]
+    assert vars(line)["reason"] == "CRASH" and vars(line)["trace_id"] == result.trace_id
     await check_books(lab, result.total_nano_usd)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Awaitable, Callable
 
@@ -16,6 +17,7 @@ from farthing.kit.errors import FarthingError
 from farthing.kit.ids import new_id
 from farthing.kit.rpc.context import CallContext
 from farthing.kit.telemetry import names
+from farthing.kit.telemetry.logs import trace_fields
 from farthing.kit.telemetry.spans import Span, SpanRecorder
 from farthing.pricing import CostLine, PriceBook, Usage, price_cache_hit, price_usage, sum_lines
 from farthing.pricing.lines import merge_lines
@@ -32,6 +34,7 @@ _OUTCOME = {
     "shared": router_pb2.CACHE_OUTCOME_HIT_SHARED,
 }
 
+_log = logging.getLogger(__name__)
 
 Event = router_pb2.GenerateResponse
 Send = Callable[[Event], Awaitable[None]]
@@ -160,9 +163,21 @@ class Exchange:
             self._settle()
         if charge is not None:
             await self._biller.record_durable(charge)
-        if error is not None and not attempt.token_count:
-            self.last_error = error
-            return error
+        if error is not None:
+            if not attempt.token_count:
+                self.last_error = error
+                return error
+            _log.warning(
+                "an answer broke off",
+                extra={
+                    **trace_fields(self._call.trace),
+                    "instance_id": attempt.candidate.instance.instance_id,
+                    "model": attempt.candidate.model.name,
+                    "token_count": attempt.token_count,
+                    "reason": error.reason,
+                    "error": error.message,
+                },
+            )
         await self._send(Event(result=self._result()))
         return None
 
