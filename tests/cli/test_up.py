@@ -131,6 +131,16 @@ def test_the_demo_answers_every_prompt_and_accounts_for_it(make_suite: MakeSuite
     prompts = json.loads((ROOT / "deploy/demo-models/prompts.json").read_text())
     assert len(records) == len(prompts)
     assert {record["interface"] for record in records} == {"http", "grpc"}
+    wishes = json.loads((ROOT / "deploy/demo/wishes.json").read_text())
+    assert wishes.keys() <= {prompt["id"] for prompt in prompts}
+    for record, prompt in zip(records, prompts, strict=True):
+        assert record["wishes"] == wishes.get(prompt["id"], {})
+        # Whatever this machine's speed makes of the others, these have one place to go.
+        match record["wishes"]:
+            case {"policy": "cheapest"} | {"privacy": "edge_only"}:
+                assert record["tier"] == "edge"
+            case {"policy": "best"} | {"min_quality": _}:
+                assert record["tier"] == "cloud"
     for record in records:
         assert record["total_nano_usd"] > 0
         assert record["total_nano_usd"] == sum(

@@ -20,6 +20,8 @@ from farthing.kit.rpc.kept_calls import KeptCalls
 from farthing.kit.telemetry import names
 
 Generate = Callable[[pb.GenerateRequest], AsyncGenerator[pb.GenerateResponse]]
+# A caller half-closes as soon as it has read that the instance stops; who has not by then is not waited for.
+_LEAVE_S = 2.0
 _SERVICE = "farthing.api.inference.v1.InferenceService"
 _log = logging.getLogger(__name__)
 
@@ -29,14 +31,18 @@ async def relay(
 ) -> None:
     """Serve one kept call until its caller or the service ends it; answers under way then are given up or finished.
 
-    A caller that goes away cancels all its requests. A service that stops begins no new ones and finishes the others.
+    A caller that goes away cancels all its requests. A service that stops says so, begins no new ones, finishes the
+    others, and lets the caller end the call: a client whose write meets a call that has ended loses what it has not
+    read of it.
     """
     session = _Session(generate, context)
     reader = asyncio.create_task(session.read())
     ending = asyncio.create_task(kept_calls.wait_end())
     try:
         await asyncio.wait({reader, ending}, return_when=asyncio.FIRST_COMPLETED)
-        session.closing = True
+        session.close(tell=not reader.done())
+        await session.finish()
+        await asyncio.wait({reader}, timeout=_LEAVE_S)
         await session.finish()
     finally:
         reader.cancel()
@@ -51,8 +57,7 @@ class _Session:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._out: list[pb.RelayEvent] = []
         self._writer: asyncio.Task[None] | None = None
-        self.closing = False
-        """Whether new requests are refused, so that nobody waits for them."""
+        self._closing = self._untold = False
 
     async def read(self) -> None:
         """Take messages until the caller sends no more."""
@@ -61,7 +66,7 @@ class _Session:
 
     def _take(self, request: pb.RelayRequest) -> None:
         for start in request.starts:
-            if self.closing:
+            if self._closing:
                 refused = encode_failure(_closing_error())
                 self._tell(pb.RelayEvent(id=start.id, failure=refused))
                 continue
@@ -75,6 +80,11 @@ class _Session:
 
     def _forget(self, job_id: int, _: object) -> None:
         self._tasks.pop(job_id, None)
+
+    def close(self, *, tell: bool) -> None:
+        """Refuse new requests from now on, so that nobody waits for them, and `tell` the caller so."""
+        self._closing, self._untold = True, tell
+        self._wake_writer()
 
     async def finish(self) -> None:
         """Return when every answer has gone out."""
@@ -141,14 +151,18 @@ class _Session:
 
     def _tell(self, event: pb.RelayEvent) -> None:
         self._out.append(event)
-        if self._writer is None:
+        self._wake_writer()
+
+    def _wake_writer(self) -> None:
+        if self._writer is None and (self._out or self._untold):
             self._writer = asyncio.create_task(self._write())
 
     async def _write(self) -> None:
         try:
-            while self._out:
+            while self._out or self._untold:
                 out, self._out = self._out, []
-                await self._context.write(pb.RelayResponse(events=out))
+                closing, self._untold = self._untold, False
+                await self._context.write(pb.RelayResponse(events=out, closing=closing))
         finally:
             self._writer = None
 

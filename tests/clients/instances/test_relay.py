@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+import concurrent.futures
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 import grpc
@@ -61,6 +63,7 @@ class Speller(InferenceServiceServicer):
                 if letter == "…":
                     await self.gate.wait()
                 yield pb.GenerateResponse(delta=pb.Delta(text=letter, token_count=1))
+                await asyncio.sleep(0)  # so that an answer takes several messages
             yield pb.GenerateResponse(
                 completion=pb.Completion(finish_reason=common_pb2.FINISH_REASON_STOP)
             )
@@ -113,6 +116,26 @@ class Lab:
 
 def ask(prompt: str) -> pb.GenerateRequest:
     return pb.GenerateRequest(input=pb.GenerationInput(prompt=prompt))
+
+
+@contextmanager
+def _in_a_thread() -> Iterator[tuple[asyncio.AbstractEventLoop, Lab]]:
+    """A lab whose server has a thread and a loop of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    async def begin() -> Lab:
+        lab = Lab()
+        await lab.server.start()
+        return lab
+
+    try:
+        yield loop, asyncio.run_coroutine_threadsafe(begin(), loop).result()
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 @pytest.fixture
@@ -192,21 +215,64 @@ async def test_a_draining_instance_finishes_its_answers_and_refuses_new_ones(lab
     waiting = await lab.waits("finish me…")
     stopping = asyncio.create_task(lab.server.stop())
     await eventually(lambda: lab.speller.kept_calls.is_ending)
-    with pytest.raises(Unavailable) as refused:
+    with pytest.raises(Unavailable):
         await lab.whole("too late")
-    assert refused.value.reason == "CLOSING"
     lab.speller.gate.set()
     assert await waiting == "finish me…"
-    await stopping
+    async with asyncio.timeout(1):  # it need not wait for callers that are done
+        await stopping
     with pytest.raises(Unavailable) as gone:
         await lab.whole("much too late")
     assert gone.value.reason == "INSTANCE_LOST"
+
+
+def test_what_a_stopping_instance_has_answered_is_read_also_by_a_caller_that_goes_on_asking() -> (
+    None
+):
+    prompt = "a…" + "bcdefgh" * 20
+    with _in_a_thread() as (server_loop, lab):
+
+        async def ask_in_a_busy_process() -> None:
+            channel = open_channel(f"127.0.0.1:{lab.server.port}")
+            relay = Relay(InferenceServiceStub(channel).Relay)
+            events = relay.generate(ask(prompt), timeout_s=30, traceparent=TRACEPARENT)
+            async with aclosing(events):
+                texts = [(await anext(events)).delta.text]
+                # The instance answers and stops while this process does something else.
+                server_loop.call_soon_threadsafe(lab.speller.gate.set)
+                stopping = asyncio.run_coroutine_threadsafe(lab.server.stop(), server_loop)
+                concurrent.futures.wait([stopping], timeout=0.5)
+                late = asyncio.create_task(
+                    relay.complete(ask("late"), timeout_s=30, traceparent=TRACEPARENT)
+                )
+                await asyncio.sleep(0)
+                texts += [event.delta.text async for event in events]
+            assert "".join(texts) == prompt
+            with pytest.raises(Unavailable):
+                await late
+            await asyncio.wrap_future(stopping)
+            await relay.close()
+            await channel.close()
+
+        asyncio.run(ask_in_a_busy_process())
 
 
 async def test_an_idle_call_does_not_hold_up_a_drain(lab: Lab) -> None:
     await lab.whole("a")
     async with asyncio.timeout(5):
         await lab.server.stop()
+
+
+async def test_a_caller_that_never_leaves_does_not_hold_up_a_drain(lab: Lab) -> None:
+    call: Any = InferenceServiceStub(lab.channel).Relay()
+    await call.write(
+        pb.RelayRequest(starts=[pb.RelayStart(id=1, request=ask("a"), whole=True)])
+    )
+    assert (await call.read()).events[0].answer.text == "a"
+    async with asyncio.timeout(5):
+        await lab.server.stop()
+    assert (await call.read()).closing
+    assert await call.read() is grpc.aio.EOF
 
 
 async def test_closing_gives_requests_their_time_and_then_ends_them(lab: Lab) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import aiohttp
 import grpc
 
+from farthing.api.common.v1 import common_pb2
 from farthing.api.inference.v1 import inference_pb2
 from farthing.api.router.v1 import router_pb2, router_pb2_grpc
 from farthing.cli.connection import explain_error
@@ -22,6 +23,13 @@ _ROLES = {
     "system": inference_pb2.ROLE_SYSTEM,
     "user": inference_pb2.ROLE_USER,
     "assistant": inference_pb2.ROLE_ASSISTANT,
+}
+# The gateway's words for it.
+_PRIVACY = {
+    "": common_pb2.PRIVACY_CLASS_UNSPECIFIED,
+    "edge_only": common_pb2.PRIVACY_CLASS_EDGE_ONLY,
+    "region": common_pb2.PRIVACY_CLASS_REGION,
+    "any": common_pb2.PRIVACY_CLASS_ANY,
 }
 
 
@@ -60,7 +68,7 @@ async def _ask_http(
         "messages": [dict(message) for message in prompt.messages],
         "max_tokens": _MAX_TOKENS,
         "temperature": 0,
-        "farthing": {"task": prompt.task, "cache": "off"},
+        "farthing": {**prompt.wishes, "task": prompt.task, "cache": "off"},
     }
     try:
         async with session.post(
@@ -95,7 +103,11 @@ async def _ask_grpc(
             sampling=inference_pb2.SamplingParams(temperature=0),
         ),
         constraints=router_pb2.Constraints(
-            task=prompt.task, cache_mode=router_pb2.CACHE_MODE_OFF
+            task=prompt.task,
+            cache_mode=router_pb2.CACHE_MODE_OFF,
+            policy=prompt.wishes.get("policy", ""),
+            privacy_class=_PRIVACY[prompt.wishes.get("privacy", "")],
+            min_quality_ratio=prompt.wishes.get("min_quality", 0.0),
         ),
     )
     texts: list[str] = []

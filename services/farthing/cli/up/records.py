@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,17 @@ from farthing.kit.errors import FailedPrecondition
 
 @dataclass(frozen=True, slots=True)
 class DemoPrompt:
-    """One prompt of the demo models' held-out set, with its only right answer."""
+    """One prompt of the demo models' held-out set, with its only right answer.
+
+    `wishes` are words of the gateway's `farthing` object; without them the tenant's own policy decides.
+    """
 
     id: str
     task: str
     level: str
     messages: tuple[Mapping[str, str], ...]
     expected: str
+    wishes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -56,6 +60,7 @@ class PromptRecord:
     level: str
     interface: str
     """"http" for the OpenAI-compatible gateway, "grpc" for the router."""
+    wishes: Mapping[str, Any]
     prompt: str
     answer: str
     expected: str
@@ -74,7 +79,10 @@ class PromptRecord:
 
 
 def read_prompts(assets: Path) -> list[DemoPrompt]:
-    """The prompts of demo-models/prompts.json. FailedPrecondition when they are missing."""
+    """The prompts of demo-models/prompts.json, with what demo/wishes.json has each ask for.
+
+    FailedPrecondition when the prompts are missing.
+    """
     path = assets / "demo-models" / "prompts.json"
     try:
         items = json.loads(path.read_text(encoding="utf-8"))
@@ -82,6 +90,8 @@ def read_prompts(assets: Path) -> list[DemoPrompt]:
         raise FailedPrecondition(
             f"{path}: {error.strerror}; run `make models`", reason="PROMPTS_MISSING"
         ) from None
+    wanted = assets / "demo" / "wishes.json"
+    wishes = json.loads(wanted.read_text(encoding="utf-8")) if wanted.exists() else {}
     return [
         DemoPrompt(
             id=item["id"],
@@ -89,6 +99,7 @@ def read_prompts(assets: Path) -> list[DemoPrompt]:
             level=item["level"],
             messages=tuple(item["messages"]),
             expected=item["expected_answer"],
+            wishes=wishes.get(item["id"], {}),
         )
         for item in items
     ]
@@ -103,6 +114,7 @@ def record_http(prompt: DemoPrompt, body: Mapping[str, Any]) -> PromptRecord:
         task=prompt.task,
         level=prompt.level,
         interface="http",
+        wishes=prompt.wishes,
         prompt=prompt.text,
         answer=answer,
         expected=prompt.expected,
@@ -145,6 +157,7 @@ def record_grpc(
         task=prompt.task,
         level=prompt.level,
         interface="grpc",
+        wishes=prompt.wishes,
         prompt=prompt.text,
         answer=answer,
         expected=prompt.expected,

@@ -33,6 +33,9 @@ def show_record(console: Console, number: int, count: int, record: PromptRecord)
     grid.add_column(style="dim", no_wrap=True, width=10)
     grid.add_column(overflow="fold")
     grid.add_row("prompt", Text(printable(record.prompt)))
+    if record.wishes:
+        wishes = ", ".join(f"{name} {value}" for name, value in record.wishes.items())
+        grid.add_row("asks for", Text(wishes, "cyan"))
     grid.add_row("answer", Text(printable(record.answer), "bold"))
     verdict = (
         Text("as expected", "green")

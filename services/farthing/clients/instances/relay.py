@@ -97,7 +97,9 @@ class Relay:
         if self._closed:
             raise _broken("the client is closed")
         now = asyncio.get_running_loop().time()
-        if self._line is None or self._line.is_over or now > self._line.renew_s:
+        if self._line is not None and now > self._line.renew_s:
+            self._line.retire()
+        if self._line is None or self._line.takes_no_more:
             self._line = _Line(self._open_call, now + _RENEW_S)
             self._lines.add(self._line)
             self._line.task.add_done_callback(partial(self._drop, self._line))
@@ -145,14 +147,25 @@ class _Line:
         self._asked: dict[int, _Asked] = {}
         self._next = pb.RelayRequest()
         self._idle: asyncio.Future[None] | None = None
-        self.renew_s, self.is_over = renew_s, False
+        self._is_leaving = self._is_over = False
+        self.renew_s = renew_s
         self.unused = asyncio.Event()
         self.task = asyncio.create_task(self._run())
+
+    @property
+    def takes_no_more(self) -> bool:
+        """Whether the call has ended, or is about to."""
+        return self._is_leaving or self._is_over
 
     def begin(self, asked: _Asked, start: pb.RelayStart) -> None:
         self._asked[asked.id] = asked
         self.unused.clear()
         self._next.starts.append(start)
+        self._wake()
+
+    def retire(self) -> None:
+        """Send no more requests, and end the call when no request of it needs cancelling any more."""
+        self._is_leaving = True
         self._wake()
 
     def leave(self, asked: _Asked) -> None:
@@ -187,7 +200,7 @@ class _Line:
         except asyncio.CancelledError:
             loss = _broken("the client is closed")
         finally:
-            self.is_over = True
+            self._is_over = True
             self.unused.set()
             asked, self._asked = list(self._asked.values()), {}
             for one in asked:
@@ -197,6 +210,9 @@ class _Line:
     async def _write(self, call: Any) -> None:
         while True:
             if not self._next.starts and not self._next.cancel_ids:
+                if self._is_leaving and all(asked.ended for asked in self._asked.values()):
+                    await call.done_writing()
+                    return
                 self._idle = asyncio.get_running_loop().create_future()
                 await self._idle
                 continue
@@ -217,6 +233,8 @@ class _Line:
                 continue
             asked.ended = not event.HasField("delta")
             asked.put(event)
+        if message.closing or self._is_leaving:
+            self.retire()
 
     def _wake(self) -> None:
         idle, self._idle = self._idle, None

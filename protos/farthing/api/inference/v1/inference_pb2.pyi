@@ -129,10 +129,12 @@ class RelayStart(_message.Message):
     def __init__(self, id: _Optional[int] = ..., request: _Optional[_Union[GenerateRequest, _Mapping]] = ..., whole: bool = ..., timeout_ms: _Optional[int] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class RelayResponse(_message.Message):
-    __slots__ = ("events",)
+    __slots__ = ("events", "closing")
     EVENTS_FIELD_NUMBER: _ClassVar[int]
+    CLOSING_FIELD_NUMBER: _ClassVar[int]
     events: _containers.RepeatedCompositeFieldContainer[RelayEvent]
-    def __init__(self, events: _Optional[_Iterable[_Union[RelayEvent, _Mapping]]] = ...) -> None: ...
+    closing: bool
+    def __init__(self, events: _Optional[_Iterable[_Union[RelayEvent, _Mapping]]] = ..., closing: bool = ...) -> None: ...
 
 class RelayEvent(_message.Message):
     __slots__ = ("id", "delta", "completion", "answer", "failure")
