@@ -94,7 +94,7 @@ bench-engines: setup ## Measure both engines through gRPC, beside their librarie
 soak-engines: setup ## Load both engines with all kinds of requests for MINUTES; fail on leaks, stuck requests and wrong books
 	@exec $(BIN)/python -m tests.soak --minutes $(MINUTES) $(ARGS)
 
-bench-edge: setup ## Measure steps of the edge engine (ARGS=layout, mixed, drafts, copies, sampling or share)
+bench-edge: setup ## Measure steps of the edge engine (ARGS=layout, mixed, drafts, copies, sampling, share or rows)
 	@exec $(BIN)/python -m tests.bench.edge_engine $(or $(ARGS),share)
 
 bench-gpu: setup ## Check the cloud engine on CUDA; measure it beside transformers and onnxruntime-genai

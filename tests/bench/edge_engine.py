@@ -1,7 +1,7 @@
 """What steps of the llama.cpp backend cost, in processor time, so that other work on the machine matters little.
 
-`python -m tests.bench.edge_engine layout|mixed|drafts|copies|sampling|share` makes random models below build/bench.
-Ways that are compared take turns within one process; figures are medians in milliseconds unless they say otherwise.
+`python -m tests.bench.edge_engine layout|mixed|drafts|copies|sampling|share|rows` makes random models below
+build/bench. Ways that are compared take turns within one process; figures are medians in milliseconds unless they say otherwise.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from tests.bench.random_gguf import Size, write_random_gguf
 
 from farthing.edge.batch_backend import LlamaBatchBackend
 from farthing.edge.plan import LoadPlan
+from farthing.edge.row_padding import RowPadding
 from farthing.inference.batch_backend import SlotWork
 from farthing.inference.core.card import ModelCard
 
@@ -234,6 +235,23 @@ def show_share(path: Path, repeats: int) -> None:
     llama.llama_decode = library_decode
 
 
+class _NoPadding(RowPadding):
+    def rows_for(self, row_count: int, most_count: int) -> int:
+        return row_count
+
+
+def show_rows(path: Path, repeats: int) -> None:
+    """A token for each of N of 16 slots: with the rows of no consequence that the backend adds, and without."""
+    with opened(path, 512, 16, {"with added rows": {}, "without": {}}) as backends:
+        backends["without"].padding = _NoPadding()
+        for backend in backends.values():
+            fill(backend, 16, 64)
+        for row_count in range(1, 17):
+            make = partial(make_work, range(row_count), 64)
+            compare(backends, make, 25)  # until it has chosen
+            show(f"{row_count} rows", compare(backends, make, repeats))
+
+
 def show(what: str, values: Mapping[str, float]) -> None:
     print(f"{what:45}", "  ".join(f"{name} {value:7.2f}" for name, value in values.items()))
 
@@ -245,6 +263,7 @@ def main() -> None:
         "drafts": show_drafts,
         "copies": show_copies,
         "share": show_share,
+        "rows": show_rows,
     }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", choices=[*parts, "sampling"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from farthing.edge.llama_log import LibraryLog
 from farthing.edge.llama_model import LlamaModel
 from farthing.edge.memory_need import check_memory
 from farthing.edge.plan import LoadPlan
+from farthing.edge.row_padding import RowPadding
 from farthing.edge.saved_slot import LlamaSavedSlot
 from farthing.edge.shape import shape_context
 from farthing.edge.slots import Slots
@@ -48,6 +50,13 @@ class LlamaBatchBackend:
         self._shape = shape_context(plan, self.weights.train_context_length, platform.machine())
         self.model = self._describe(plan)
         self._batch = TokenBatch(self._shape.step_token_capacity)
+        self.padding = RowPadding()
+        # A row added to a step is cut off again, and must not take the room of others.
+        self._may_pad = not (
+            self._shape.is_shared
+            or self.weights.window_token_count
+            or self.weights.has_recurrent_state
+        )
         self.weights_bytes = self.weights.size_bytes
         self._context: Any = open_context(self.weights, self._shape, plan, self._stop_flag)
         try:
@@ -75,7 +84,7 @@ class LlamaBatchBackend:
         for one in work:
             if self._slots.held_count(one.slot) > one.start:
                 self._slots.cut(one.slot, one.start)
-        return self._run(work, adapter)
+        return self._run(work, adapter, self._added(work))
 
     def trim(self, slot: int, token_count: int) -> None:
         """See BatchBackend."""
@@ -111,11 +120,33 @@ class LlamaBatchBackend:
             self._context = None
             del self.weights, self.codec
 
-    def _run(self, work: Sequence[SlotWork], adapter: str) -> LlamaStepOutput:
+    def _added(self, work: Sequence[SlotWork]) -> list[SlotWork] | None:
+        """Rows of no consequence, in the slots behind the last, with which the step is computed sooner.
+
+        None when the step is of another kind: only next tokens, in slots without a gap between them, are.
+        """
+        count, last = len(work), work[-1].slot
+        if not self._may_pad or last - work[0].slot >= count:
+            return None
+        for one in work:
+            if len(one.tokens) != 1 or not one.wanted_count:
+                return None
+        row_count = self.padding.rows_for(count, count + self._shape.slot_count - 1 - last)
+        held_count, capacity = self._slots.held_count, self._shape.slot_token_capacity
+        behind = range(last + 1, last + 1 + row_count - count)
+        if any(held_count(slot) >= capacity for slot in behind):
+            return None
+        return [SlotWork(slot, held_count(slot), [0], 1) for slot in behind]
+
+    def _run(
+        self, work: Sequence[SlotWork], adapter: str, added: Sequence[SlotWork] | None = None
+    ) -> LlamaStepOutput:
         self._adapters.use(self._context, adapter)
-        row_count = self._batch.fill(work)
+        row_count = self._batch.fill([*work, *added] if added else work) - len(added or ())
         self._log.forget()
+        started_ns = time.perf_counter_ns()
         code = llama.llama_decode(self._context, self._batch.handle)
+        duration_ns = time.perf_counter_ns() - started_ns
         if code == _ABORTED:
             raise Interrupted
         if code != 0:
@@ -128,6 +159,10 @@ class LlamaBatchBackend:
                 metadata={"code": str(code), "cause": cause},
             )
         self._slots.append(work, adapter)
+        if added is not None:
+            for one in added:
+                self._slots.cut_added(one.slot)
+            self.padding.note(len(work), len(work) + len(added), duration_ns)
         return LlamaStepOutput(self._rows, row_count)
 
     def _compute(self, slot: int, tokens: Sequence[int], adapter: str) -> None:

@@ -80,6 +80,10 @@ class Slots:
         if self._tokens is not None:
             del self._tokens[slot][count:]
 
+    def cut_added(self, slot: int) -> None:
+        """Drops a token that stands behind what the slot holds and was not noted."""
+        llama.llama_memory_seq_rm(self._memory, slot, self._held_counts[slot], -1)
+
     def copy(self, source: int, target: int, count: int) -> None:
         """See BatchBackend."""
         self._require(source, count)
