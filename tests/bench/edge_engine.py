@@ -1,7 +1,8 @@
 """What steps of the llama.cpp backend cost, in processor time, so that other work on the machine matters little.
 
 `python -m tests.bench.edge_engine layout|mixed|drafts|copies|sampling|share|rows` makes random models below
-build/bench. Ways that are compared take turns within one process; figures are medians in milliseconds unless they say otherwise.
+build/bench. Ways that are compared take turns within one process; figures are medians in milliseconds unless they say
+otherwise.
 """
 
 from __future__ import annotations
