@@ -36,9 +36,9 @@ class Window:
 
 
 async def measure(
-    call: Call, pids: Sequence[int], *, concurrency: int, seconds: float
+    call: Call, pids: Sequence[int], *, concurrency: int, seconds: float, after_s: float = 0.0
 ) -> Window:
-    """Closed loop for so long."""
+    """Closed loop for so long. CPU counts for `after_s` more, for what the calls leave to be done."""
     window, deadline = Window(), time.monotonic() + seconds
     before = [cpu_seconds(pid) for pid in pids]
 
@@ -49,6 +49,7 @@ async def measure(
             window.latencies_ms.append((time.perf_counter() - started) * 1e3)
 
     await asyncio.gather(*(worker() for _ in range(concurrency)))
+    await asyncio.sleep(after_s)
     window.cpu_us = tuple(
         (cpu_seconds(pid) - seconds_before) * 1e6
         for pid, seconds_before in zip(pids, before, strict=True)

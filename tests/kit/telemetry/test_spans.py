@@ -100,7 +100,7 @@ def test_new_traces_are_sampled_by_the_ratio(ratio: float, least: int, most: int
     assert least <= recorder.recorded_count <= most
 
 
-@pytest.mark.parametrize("capacity", [3, 1024, 1500])
+@pytest.mark.parametrize("capacity", [3, 2048, 2500])
 def test_a_full_ring_gives_up_the_oldest_and_counts_them(capacity: int) -> None:
     recorder = SpanRecorder(capacity_count=capacity)
     for number in range(capacity + 2):
@@ -173,7 +173,7 @@ def test_the_exporter_is_woken_when_a_full_batch_waits() -> None:
     recorder = SpanRecorder()
     woken = threading.Event()
     recorder.on_full_batch(woken.set)
-    for _ in range(1024):
+    for _ in range(2048):
         recorder.start("work").end()
     assert not woken.is_set()
     recorder.start("work").end()

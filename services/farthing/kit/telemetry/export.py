@@ -17,8 +17,8 @@ from farthing.kit.version import __version__
 _LOG = logging.getLogger("farthing.telemetry")
 # Each batch costs the event loop some ten changes of thread, 3 ms of CPU on a busy small machine: hence not more often.
 _PERIOD_S = 1.0
-_BATCH_COUNT = 1024
-_BATCH_BYTES = 1 << 20  # receivers take 4 MiB by default
+_BATCH_COUNT = 2048
+_BATCH_BYTES = 2 << 20  # receivers take 4 MiB by default
 _SLICE_COUNT = 128  # about 1 ms
 _PAUSE_S = 0.0005
 _FIRST_BACKOFF_S = 0.25
@@ -39,7 +39,7 @@ class SpanSender(Protocol):
 
 
 class SpanExporter:
-    """Drains a recorder every second, sooner when 1024 spans wait. Order is kept; a batch is sent until it is taken."""
+    """Drains a recorder every second, sooner when 2048 spans wait. Order is kept; a batch is sent until it is taken."""
 
     def __init__(
         self, recorder: SpanRecorder, endpoint: str, resource: Mapping[str, str]

@@ -24,7 +24,7 @@ SpanKind = Literal["internal", "server", "client", "producer", "consumer"]
 SpanStatus = Literal["unset", "ok", "error"]
 
 DEFAULT_CAPACITY = 16_384  # spans; at about 1 KiB each the ring stays below 16 MiB
-_WAKE_AT = 1024  # spans waiting that wake the exporter before its period is over
+_WAKE_AT = 2048  # spans waiting that wake the exporter before its period is over
 _SAMPLE_BITS = 56  # W3C trace context level 2: the random part of a trace id
 
 # Version 00 has exactly four fields; later versions may add fields after a dash.
