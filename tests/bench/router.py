@@ -45,8 +45,11 @@ async def compare(running_suite: Suite, *, rounds: int, seconds: float) -> list[
         await measure(call, [pid], concurrency=4, seconds=0.5)
     for concurrency in (1, 16):
         taken: dict[str, list[Window]] = {name: [] for name in variants}
-        for _ in range(rounds):
-            for name, (call, pid, after_s) in variants.items():
+        for number in range(rounds):
+            order = list(
+                variants.items()
+            )  # and back in the next round, so that none always comes first
+            for name, (call, pid, after_s) in order[:: -1 if number % 2 else 1]:
                 window = await measure(
                     call, [pid], concurrency=concurrency, seconds=seconds, after_s=after_s
                 )
