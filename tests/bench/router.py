@@ -46,9 +46,8 @@ async def compare(running_suite: Suite, *, rounds: int, seconds: float) -> list[
     for concurrency in (1, 16):
         taken: dict[str, list[Window]] = {name: [] for name in variants}
         for number in range(rounds):
-            order = list(
-                variants.items()
-            )  # and back in the next round, so that none always comes first
+            # Forth and back by turns, so that none always comes first.
+            order = list(variants.items())
             for name, (call, pid, after_s) in order[:: -1 if number % 2 else 1]:
                 window = await measure(
                     call, [pid], concurrency=concurrency, seconds=seconds, after_s=after_s

@@ -53,6 +53,10 @@ def test_nothing_is_added_where_each_row_costs_the_same() -> None:
     assert learn(RowPadding(), 3, lambda count: 1000 * count)[-10:] == [3] * 10
 
 
+def test_nothing_is_added_for_a_gain_within_noise() -> None:
+    assert learn(RowPadding(), 3, lambda count: 1000 - count)[-10:] == [3] * 10
+
+
 def test_all_ways_are_tried_in_turns_before_one_is_chosen() -> None:
     assert learn(RowPadding(), 3, by_fours)[:8] == [3, 4, 5, 6] * 2
 
