@@ -28,8 +28,7 @@ class Bounds:
     entry_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Entry(Generic[Value]):
+class Entry(NamedTuple, Generic[Value]):
     """What is held. `expire_ms` is the first millisecond at which it is no longer given out."""
 
     value: Value

@@ -8,8 +8,7 @@ from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 
-@dataclass(frozen=True, slots=True)
-class Principal:
+class Principal(NamedTuple):
     """Who pays for what a key does."""
 
     key_id: str

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import lru_cache
 from typing import NamedTuple
 
 # Part of the hash: raise it when the meaning of a field changes, so that old entries are never given out again.
 _SCHEME = "farthing request 3"
+_KEPT_COUNT = 1024
+_KEPT_LENGTH = 512
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -36,15 +39,29 @@ def canonical_request_hash(request: HashedRequest) -> bytes:
     An empty model is "auto"; the order of regions does not count. The short fields are written as one JSON array, which
     no two different requests share, and the input follows; JSON holds no NUL, so the border between them is certain.
     """
-    head = _encode(
-        (
-            _SCHEME,
-            request.model or "auto",
-            request.task,
-            request.min_quality_ratio,
-            request.policy,
-            sorted(request.residency),
-            request.privacy_class,
-        )
+    # What is unusually long is not kept.
+    is_short = not request.residency or sum(map(len, request.residency)) <= _KEPT_LENGTH
+    head = (_head if is_short else _head.__wrapped__)(*request[1:])
+    return hashlib.sha256(head + b"\0" + request.input).digest()
+
+
+# A program's requests differ in their input: the rest is written once.
+@lru_cache(maxsize=_KEPT_COUNT)
+def _head(
+    model: str,
+    task: str,
+    min_quality_ratio: float,
+    policy: str,
+    residency: frozenset[str],
+    privacy_class: str,
+) -> bytes:
+    fields = (
+        _SCHEME,
+        model or "auto",
+        task,
+        min_quality_ratio + 0.0,  # no -0.0, which equals 0.0 and is written otherwise
+        policy,
+        sorted(residency),
+        privacy_class,
     )
-    return hashlib.sha256(head.encode() + b"\0" + request.input).digest()
+    return _encode(fields).encode()

@@ -25,7 +25,7 @@ from farthing.pricing.wire import encode_line, encode_usage
 from farthing.router.attempt import Attempt, finish_reason_of
 from farthing.router.core.decide import Decision
 from farthing.router.describe import describe_attempt, describe_decision
-from farthing.router.settling import Account, Biller, Work, new_charge_id, sum_charges
+from farthing.router.settling import Account, Biller, Work, new_charge_id
 from farthing.router.validation import CheckedRequest
 from farthing.router.wire import REASON_NAME, TIER, encode_cache_decision, encode_decision
 
@@ -63,6 +63,7 @@ class Exchange:
         self._decision_id = new_id("decision")
         self._started = time.monotonic()
         self._charges: list[ledger_pb2.Charge] = []
+        self._charged_nano_usd = 0
         self._lines: list[CostLine] = []
         self._usage = Usage()
         self._texts: list[str] = []
@@ -87,7 +88,7 @@ class Exchange:
     @property
     def left_nano_usd(self) -> int:
         """What of the hold is not charged yet."""
-        return self._limit_nano_usd - sum_charges(self._charges)
+        return self._limit_nano_usd - self._charged_nano_usd
 
     def close(self) -> None:
         """Charge an attempt that was left in the middle as waste, and settle. Never waits: callers may be cancelled."""
@@ -104,7 +105,7 @@ class Exchange:
         self._settled = True
         self._quota.settle(
             self._hold_id,
-            sum_charges(self._charges),
+            self._charged_nano_usd,
             self._usage.input_token_count + self._usage.output_token_count,
         )
 
@@ -241,7 +242,7 @@ class Exchange:
             finish_reason=self._finish_reason,
             usage=usage,
             cost_lines=lines,
-            total_nano_usd=sum_charges(self._charges),
+            total_nano_usd=self._charged_nano_usd,
             decision_id=self._decision_id,
             trace_id=self._call.trace.trace_id,
             latency_ms=round((time.monotonic() - self._started) * 1000),
@@ -314,6 +315,7 @@ class Exchange:
             account, work, span, limit_nano_usd=self.left_nano_usd
         )
         self._charges.append(charge)
+        self._charged_nano_usd += charge.total_nano_usd
         self._lines.extend(lines)
         self._usage = self._usage.plus(work.usage) if len(self._charges) > 1 else work.usage
         return charge

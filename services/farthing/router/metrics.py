@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prometheus_client import Counter
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -17,38 +16,29 @@ class RouterMetrics:
     """Decisions, money and failovers; labels are small, closed sets."""
 
     def __init__(self, metrics: Metrics) -> None:
-        self._answers = metrics.counter(
+        self._answers = metrics.tally(
             names.METRIC_ROUTER_ANSWERS,
             "Answers by tier and reason of their end.",
             ("tier", "reason"),
         )
-        self._cost = metrics.counter(
+        self._cost = metrics.tally(
             names.METRIC_ROUTER_COST, "Charged to tenants, by tier.", ("tier",)
         )
-        # Finding a labelled child costs more than counting; the sets of labels are small and closed.
-        self._answers_by: dict[tuple[str, str], Counter] = {}
-        self._cost_by: dict[str, Counter] = {}
-        self._failovers = metrics.counter(
+        self._failovers = metrics.tally(
             names.METRIC_ROUTER_FAILOVERS, "Attempts that another instance took over."
         )
 
     def answered(self, tier: str, reason: str) -> None:
         """A request ended."""
-        child = self._answers_by.get((tier, reason))
-        if child is None:
-            child = self._answers_by[tier, reason] = self._answers.labels(tier, reason)
-        child.inc()
+        self._answers.add((tier, reason))
 
     def charged(self, tier: str, amount_nano_usd: int) -> None:
         """A charge was made."""
-        child = self._cost_by.get(tier)
-        if child is None:
-            child = self._cost_by[tier] = self._cost.labels(tier)
-        child.inc(amount_nano_usd)
+        self._cost.add((tier,), amount_nano_usd)
 
     def failed_over(self) -> None:
         """A second attempt began."""
-        self._failovers.inc()
+        self._failovers.add()
 
 
 def watch_pool(metrics: Metrics, pool: InstancePool) -> None:

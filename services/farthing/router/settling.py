@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -14,7 +14,6 @@ from farthing.clients.outbox import Outbox
 from farthing.clients.quota import Principal
 from farthing.kit.clock import Clock
 from farthing.kit.ids import new_id
-from farthing.kit.money import NanoUsd
 from farthing.kit.telemetry import names
 from farthing.kit.telemetry.attributes import Description
 from farthing.kit.telemetry.cost import PricedUsage, describe_cost
@@ -28,6 +27,7 @@ _TIER_NAME = {
     common_pb2.TIER_CLOUD: "cloud",
     common_pb2.TIER_CACHE: "cache",
 }
+_MOST_KEPT = 1024
 # Two attempts and one settlement.
 _MOST_RECORDS = 3
 
@@ -125,11 +125,6 @@ def new_charge_id() -> str:
     return new_id("charge")
 
 
-def sum_charges(charges: list[ledger_pb2.Charge]) -> NanoUsd:
-    """What a request has cost so far."""
-    return NanoUsd(sum(charge.total_nano_usd for charge in charges))
-
-
 def _describe(
     account: Account, work: Work, lines: tuple[CostLine, ...], total_nano_usd: int
 ) -> Description:
@@ -152,6 +147,7 @@ def _describe(
     )
 
 
+@lru_cache(_MOST_KEPT)
 def _encode_principal(principal: Principal) -> common_pb2.Principal:
     return common_pb2.Principal(
         key_id=principal.key_id,

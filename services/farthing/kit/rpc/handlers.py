@@ -27,6 +27,7 @@ from farthing.kit.telemetry.spans import SpanRecorder, TraceContext
 _MARGIN_S = 0.02
 _LEAST_S = 0.005
 _DEFAULT_UNARY_S = 300.0
+_OK = grpc.StatusCode.OK.name
 
 _log = logging.getLogger(__name__)
 # Handlers as registered: the stubs type them for the synchronous server.
@@ -80,7 +81,7 @@ class Wrapper:
             except BaseException as error:
                 await scope.fail(error)
                 raise
-            scope.end(grpc.StatusCode.OK)
+            scope.end(_OK)
             return response
 
         return call
@@ -100,7 +101,7 @@ class Wrapper:
             except BaseException as error:
                 await scope.fail(error)
                 raise
-            scope.end(grpc.StatusCode.OK)
+            scope.end(_OK)
 
         return call
 
@@ -166,26 +167,27 @@ class _Scope:
         if remaining is not None and remaining < _LEAST_S:
             self.budget_s = 0.0
 
-    def end(self, code: grpc.StatusCode) -> None:
+    def end(self, code: str) -> None:
+        """The call has ended with the status of that name."""
         span = self._call.span
-        span.set(names.RPC_STATUS_CODE, code.name)
-        span.end("ok" if code is grpc.StatusCode.OK else "error")
+        span.set(names.RPC_STATUS_CODE, code)
+        span.end("ok" if code == _OK else "error")
         self._owner._metrics.rpc_ended(
-            self._call.method, code.name, time.perf_counter() - self._started
+            self._call.method, code, time.perf_counter() - self._started
         )
 
     async def fail(self, error: BaseException) -> None:
         """Answer the caller with the error's status; returns only if the error must go on as it is."""
         if isinstance(error, asyncio.CancelledError) and _is_being_cancelled():
-            self.end(grpc.StatusCode.CANCELLED)
+            self.end(grpc.StatusCode.CANCELLED.name)
             return
         if isinstance(error, grpc.aio.AbortError) or not isinstance(
             error, Exception | asyncio.CancelledError
         ):
-            self.end(grpc.StatusCode.UNKNOWN)
+            self.end(grpc.StatusCode.UNKNOWN.name)
             return
         domain = self._translate(error)
-        self.end(status.code_of(domain))
+        self.end(status.code_of(domain).name)
         await self._context.abort_with_status(rpc_status.to_status(status.encode_error(domain)))
 
     def _translate(self, error: BaseException) -> errors.FarthingError:

@@ -9,7 +9,7 @@ as stable.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from farthing.kit.telemetry import names
@@ -152,10 +152,12 @@ class BatchEncoder:
         scope = field(0x0A, utf8(names.SCOPE)) + field(0x12, utf8(__version__))
         self._scope = field(0x0A, scope)
 
-    def encode(self, spans: Iterable[bytes]) -> bytes:
+    def encode(self, spans: Sequence[bytes]) -> bytes:
         """An ExportTraceServiceRequest with what SpanEncoder made of each span, in that order."""
-        scope_spans = field(0x12, b"".join((self._scope, *spans)))
-        return field(0x0A, self._resource + scope_spans)
+        scope_size = len(self._scope) + sum(map(len, spans))
+        scope_head = head(0x12, scope_size)
+        resource_head = head(0x0A, len(self._resource) + len(scope_head) + scope_size)
+        return b"".join((resource_head, self._resource, scope_head, self._scope, *spans))
 
 
 def _keep(kept: dict[_K, _V], key: _K, value: _V) -> _V:

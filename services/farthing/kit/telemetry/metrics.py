@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 from farthing.kit.errors import FarthingError
 from farthing.kit.telemetry import names
 from farthing.kit.telemetry.spans import SpanRecorder
+from farthing.kit.telemetry.tallies import Tally, Timings
 from farthing.kit.version import __version__
 
 # Seconds. From a local lookup to a long generation; the convention's buckets, one finer step below and two above.
@@ -26,24 +27,30 @@ class Metrics:
 
     def __init__(self, service: str) -> None:
         self.registry = CollectorRegistry(auto_describe=True)
-        self._calls = self.histogram(
-            names.METRIC_CALL_DURATION, "Duration of RPCs served.", ("method", "code")
+        self._calls = Timings(
+            names.METRIC_CALL_DURATION, "Duration of RPCs served.", ("method", "code"), _BUCKETS
         )
-        self._in_flight = self.gauge(
-            names.METRIC_CALLS_IN_FLIGHT, "RPCs being served.", ("method",)
+        self.registry.register(self._calls)
+        self._in_flight = self.tally(
+            names.METRIC_CALLS_IN_FLIGHT, "RPCs being served.", ("method",), falls=True
         )
         build = self.gauge(
             f"{names.METRIC_BUILD_INFO}_info", "What is running.", ("service", "version")
         )
         build.labels(service, __version__).set(1)
-        # Looking a labelled child up costs more than the observation; both sets of labels are small and closed.
-        self._call_children: dict[tuple[str, str], Histogram] = {}
-        self._in_flight_children: dict[str, Gauge] = {}
         self._server: tuple[WSGIServer, threading.Thread] | None = None
 
     def counter(self, name: str, doc: str, labels: Sequence[str] = ()) -> Counter:
         """A counter; Prometheus adds `_total` to its name."""
         return Counter(name, doc, labels, registry=self.registry)
+
+    def tally(
+        self, name: str, doc: str, labels: Sequence[str] = (), *, falls: bool = False
+    ) -> Tally:
+        """A counter, or with `falls` a gauge, for the hot path."""
+        tally = Tally(name, doc, labels, falls=falls)
+        self.registry.register(tally)
+        return tally
 
     def gauge(self, name: str, doc: str, labels: Sequence[str] = ()) -> Gauge:
         """A gauge."""
@@ -61,18 +68,12 @@ class Metrics:
 
     def rpc_started(self, method: str) -> None:
         """An RPC came in; `method` is the full name, without a leading slash."""
-        child = self._in_flight_children.get(method)
-        if child is None:
-            child = self._in_flight_children[method] = self._in_flight.labels(method)
-        child.inc()
+        self._in_flight.add((method,))
 
     def rpc_ended(self, method: str, code: str, duration_s: float) -> None:
         """The RPC was answered with `code`, e.g. "OK". Call once for each rpc_started."""
-        child = self._call_children.get((method, code))
-        if child is None:
-            child = self._call_children[method, code] = self._calls.labels(method, code)
-        child.observe(duration_s)
-        self._in_flight_children[method].dec()
+        self._calls.add((method, code), duration_s)
+        self._in_flight.add((method,), -1)
 
     def watch_recorder(self, recorder: SpanRecorder) -> None:
         """Publish how many spans were recorded and dropped."""
