@@ -23,7 +23,7 @@ from typing import Any
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import llama_cpp as llama
-from tests.bench.random_gguf import Size, write_random_gguf
+from tests.bench.random_gguf import WEIGHTS, Size, write_random_gguf
 
 from farthing.edge.batch_backend import LlamaBatchBackend
 from farthing.edge.plan import LoadPlan
@@ -181,7 +181,7 @@ def show_sampling(folder: Path, repeats: int) -> None:
     """A decoding step with its argmax in numpy, and with llama.cpp's sampler inside its graph."""
     for vocab_size in (8_192, 32_768, 131_072):
         size = Size(512, 6, 1_408, vocab_size)
-        path = write_random_gguf(folder / f"vocab-{vocab_size}.gguf", size, quantized=True)
+        path = write_random_gguf(folder / f"vocab-{vocab_size}.gguf", size, weights="q4_0")
         for slot_count in (1, 4, 16):
             with opened(path, 256, slot_count, {"numpy": {}, "in the graph": {}}) as backends:
                 inside = backends["in the graph"]
@@ -268,7 +268,7 @@ def main() -> None:
     }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", choices=[*parts, "sampling"])
-    parser.add_argument("--f16", action="store_true", help="F16 weights instead of Q4_0")
+    parser.add_argument("--weights", choices=list(WEIGHTS), default="q4_0")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--folder", type=Path, default=Path("build/bench"))
     given = parser.parse_args()
@@ -276,8 +276,8 @@ def main() -> None:
     if given.part == "sampling":
         show_sampling(given.folder, given.repeats)
         return
-    path = given.folder / f"random-{'f16' if given.f16 else 'q4_0'}.gguf"
-    write_random_gguf(path, Size(), quantized=not given.f16)
+    path = given.folder / f"random-{given.weights}.gguf"
+    write_random_gguf(path, Size(), weights=given.weights)
     print(f"{path.name}, one thread")
     parts[given.part](path, given.repeats)
 

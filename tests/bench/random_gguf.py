@@ -15,6 +15,11 @@ import numpy as np
 from tests.support.tiny_gguf import byte_pieces
 
 CONTEXT = 4_096
+WEIGHTS = {
+    "q4_0": llama.LLAMA_FTYPE_MOSTLY_Q4_0,
+    "q8_0": llama.LLAMA_FTYPE_MOSTLY_Q8_0,
+    "f16": None,  # as it is drawn
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +32,16 @@ class Size:
     vocab_size: int = 8_192
 
 
-def write_random_gguf(path: Path, size: Size, *, quantized: bool) -> Path:
-    """Writes the model as Q4_0 or F16 unless it is there."""
+def write_random_gguf(path: Path, size: Size, *, weights: str) -> Path:
+    """Writes the model unless it is there; `weights` is one of WEIGHTS."""
     if path.exists():
         return path
-    whole = path.with_suffix(".whole") if quantized else path
+    file_type = WEIGHTS[weights]
+    whole = path if file_type is None else path.with_suffix(".whole")
     _write(whole, size)
-    if quantized:
+    if file_type is not None:
         params = llama.llama_model_quantize_default_params()
-        params.ftype = llama.LLAMA_FTYPE_MOSTLY_Q4_0
+        params.ftype = file_type
         silence = llama.llama_log_callback(lambda _level, _text, _data: None)
         llama.llama_log_set(silence, ctypes.c_void_p(0))
         code = llama.llama_model_quantize(

@@ -130,7 +130,7 @@ def batches_of(recorder: SpanRecorder) -> Callable[[], None]:
 
     def drain() -> None:
         while records := recorder.drain(1024):
-            batches.encode(map(encoder.encode, records))
+            batches.encode([encoder.encode(record) for record in records])
 
     return drain
 

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 import click
 
-from farthing.api.common.v1 import common_pb2
 from farthing.api.inference.v1 import inference_pb2
 from farthing.api.router.v1 import router_pb2
+from farthing.clients.wishes import CACHE_MODES, PRIVACY_CLASSES
 from farthing.kit.money import parse_usd
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -37,17 +37,6 @@ class UsdType(click.ParamType[int]):
 
 
 USD = UsdType()
-
-_PRIVACY = {
-    "edge": common_pb2.PRIVACY_CLASS_EDGE_ONLY,
-    "region": common_pb2.PRIVACY_CLASS_REGION,
-    "any": common_pb2.PRIVACY_CLASS_ANY,
-}
-_CACHE = {
-    "off": router_pb2.CACHE_MODE_OFF,
-    "read": router_pb2.CACHE_MODE_READ,
-    "read-write": router_pb2.CACHE_MODE_READ_WRITE,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +84,10 @@ class PromptOptions:
                 min_quality_ratio=self.min_quality_ratio,
                 max_total_ms=self.max_latency_ms,
                 residency=self.residency,
-                privacy_class=_PRIVACY.get(self.privacy, common_pb2.PRIVACY_CLASS_UNSPECIFIED),
+                privacy_class=PRIVACY_CLASSES.get(self.privacy),
                 task=self.task,
                 policy=self.policy,
-                cache_mode=_CACHE.get(self.cache, router_pb2.CACHE_MODE_UNSPECIFIED),
+                cache_mode=CACHE_MODES.get(self.cache),
             ),
         )
 
@@ -129,13 +118,13 @@ def prompt_options(command: _F) -> Callable[..., Any]:
     @click.option("--residency", multiple=True, help="Region it may run in; repeatable.")
     @click.option(
         "--privacy",
-        type=click.Choice(list(_PRIVACY)),
+        type=click.Choice(list(PRIVACY_CLASSES)),
         default=None,
         help="How far it may travel.",
     )
     @click.option(
         "--cache",
-        type=click.Choice(list(_CACHE)),
+        type=click.Choice(list(CACHE_MODES)),
         default=None,
         help="Use of the answer cache.",
     )

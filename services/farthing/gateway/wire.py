@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from farthing.api.common.v1 import common_pb2
 from farthing.api.inference.v1 import inference_pb2
 from farthing.api.router.v1 import router_pb2
+from farthing.clients.wishes import CACHE_MODES, PRIORITIES, PRIVACY_CLASSES
 from farthing.gateway.core.requests import TextRequest
 from farthing.gateway.core.wishes import Wishes
 
@@ -12,24 +12,6 @@ _ROLE = {
     "system": inference_pb2.ROLE_SYSTEM,
     "user": inference_pb2.ROLE_USER,
     "assistant": inference_pb2.ROLE_ASSISTANT,
-}
-_PRIVACY = {
-    "": common_pb2.PRIVACY_CLASS_UNSPECIFIED,
-    "edge_only": common_pb2.PRIVACY_CLASS_EDGE_ONLY,
-    "region": common_pb2.PRIVACY_CLASS_REGION,
-    "any": common_pb2.PRIVACY_CLASS_ANY,
-}
-_PRIORITY = {
-    "": common_pb2.PRIORITY_UNSPECIFIED,
-    "interactive": common_pb2.PRIORITY_INTERACTIVE,
-    "standard": common_pb2.PRIORITY_STANDARD,
-    "batch": common_pb2.PRIORITY_BATCH,
-}
-_CACHE = {
-    "": router_pb2.CACHE_MODE_UNSPECIFIED,
-    "off": router_pb2.CACHE_MODE_OFF,
-    "read": router_pb2.CACHE_MODE_READ,
-    "read_write": router_pb2.CACHE_MODE_READ_WRITE,
 }
 
 
@@ -79,9 +61,9 @@ def _encode_wishes(wishes: Wishes) -> router_pb2.Constraints:
         max_total_ms=wishes.max_total_ms,
         min_quality_ratio=wishes.min_quality_ratio,
         residency=wishes.residency,
-        privacy_class=_PRIVACY[wishes.privacy],
-        priority=_PRIORITY[wishes.priority],
+        privacy_class=PRIVACY_CLASSES.get(wishes.privacy),
+        priority=PRIORITIES.get(wishes.priority),
         task=wishes.task,
         policy=wishes.policy,
-        cache_mode=_CACHE[wishes.cache],
+        cache_mode=CACHE_MODES.get(wishes.cache),
     )

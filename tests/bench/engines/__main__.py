@@ -12,6 +12,7 @@ import grpc
 import uvloop
 from tests.bench.engines import cloud, edge
 from tests.bench.processes import NotReady
+from tests.bench.random_gguf import WEIGHTS
 from tests.bench.report import Result, skip, write_report
 
 PARTS = ("throughput", "overhead", "reuse", "latency", "leaving", "neighbours", "cloud")
@@ -34,10 +35,12 @@ async def measure_part(
     return await ways[part](model, work, rounds)
 
 
-async def measure(parts: list[str], folder: Path, work: Path, rounds: int) -> list[Result]:
+async def measure(
+    parts: list[str], folder: Path, work: Path, rounds: int, weights: str
+) -> list[Result]:
     """All figures of the parts."""
     results: list[Result] = []
-    model = edge.make_model(folder)
+    model = edge.make_model(folder, weights)
     for part in parts:
         print(f"{part} …", flush=True)
         try:
@@ -53,6 +56,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", default=list(PARTS), help=", ".join(PARTS))
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--weights", choices=list(WEIGHTS), default="q4_0", help="of the edge's model"
+    )
     parser.add_argument("--out", type=Path, default=Path("build/bench/engines.json"))
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
@@ -60,7 +66,13 @@ def main() -> None:
     results = [Result("load average before", os.getloadavg()[0], "")]
     with TemporaryDirectory() as directory:
         results += uvloop.run(
-            measure(options.parts, options.out.parent, Path(directory), options.rounds)
+            measure(
+                options.parts,
+                options.out.parent,
+                Path(directory),
+                options.rounds,
+                options.weights,
+            )
         )
     results.append(Result("load average after", os.getloadavg()[0], ""))
     write_report(results, options.out)

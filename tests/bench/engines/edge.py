@@ -40,27 +40,35 @@ from farthing.kit.testing import free_port
 
 SLOT_COUNT = 16
 CONTEXT = 1_024
+_SHORT_CONTEXT = 512
+_LONG_PROMPT_TOKENS = 768
 _SHORT, _LONG = 48, 64
 # What libgomp spins when nobody sets GOMP_SPINCOUNT (its manual: 300,000 with no wait policy).
 _DEFAULT_SPIN = "300000"
 
 
-def make_model(folder: Path) -> Path:
-    """107 million parameters in Q4_0."""
+def make_model(folder: Path, weights: str) -> Path:
+    """107 million parameters."""
     folder.mkdir(parents=True, exist_ok=True)
-    return write_random_gguf(folder / "bench-endless-q4_0.gguf", Size(), quantized=True)
+    return write_random_gguf(folder / f"bench-endless-{weights}.gguf", Size(), weights=weights)
 
 
 @asynccontextmanager
 async def serving(
-    model: Path, work: Path, *, slots: int = SLOT_COUNT, threads: int = 1, **env: str
+    model: Path,
+    work: Path,
+    *,
+    context_length: int = CONTEXT,
+    slots: int = SLOT_COUNT,
+    threads: int = 1,
+    **env: str,
 ) -> AsyncIterator[GrpcCaller]:
     """The service as it ships, alone, and a caller of it."""
     address = f"127.0.0.1:{free_port()}"
     settings = {
         "FARTHING_EDGE_MODEL": str(model),
         "FARTHING_EDGE_MODEL_NAME": "bench",
-        "FARTHING_EDGE_CONTEXT": str(CONTEXT),
+        "FARTHING_EDGE_CONTEXT": str(context_length),
         "FARTHING_EDGE_SLOTS": str(slots),
         "FARTHING_EDGE_THREADS": str(threads),
         "FARTHING_DATA_DIR": str(work / address),
@@ -75,53 +83,22 @@ async def serving(
 
 
 async def measure_throughput(model: Path, work: Path, rounds: int) -> list[Result]:
-    """Generated tokens per second of ours over llama-server's and over `Llama`'s."""
+    """Generated tokens per second of ours over llama-server's and over `Llama`'s.
+
+    For short requests all have contexts of 512 tokens; for long ones, where the prompts count too, of 1,024.
+    """
     results: list[Result] = []
     async with AsyncExitStack() as stack:
-        ours = await stack.enter_async_context(serving(model, work))
+        ours = await stack.enter_async_context(
+            serving(model, work, context_length=_SHORT_CONTEXT)
+        )
+        theirs = await stack.enter_async_context(_llama_server(model, work, _SHORT_CONTEXT))
         alone = stack.enter_context(_high_level(model))
-        theirs: LlamaServerCaller | None = None
-        try:
-            server = stack.enter_context(
-                running_server(
-                    install(),
-                    model,
-                    slot_count=SLOT_COUNT,
-                    context_length=CONTEXT,
-                    thread_count=1,
-                    log=work / "llama-server.log",
-                )
-            )
-        except NoPeer as error:
-            print(f"\n*** NOT COMPARED WITH LLAMA-SERVER: {error} ***\n", file=sys.stderr)
-            why = str(error)
-        else:
-            theirs = LlamaServerCaller(server.url)
-            stack.push_async_callback(theirs.close)
-            print(f"llama-server: {server.version}, kernels for {server.variant}")
         await stream_together(ours, SLOT_COUNT, max_tokens=8)
         for count in (1, 4, 8, SLOT_COUNT):
-            mine, peers, ratios = list[float](), list[float](), list[float]()
-            for number in range(rounds):
-                turns: list[tuple[Caller, list[float]]] = [(ours, mine)]
-                if theirs is not None:
-                    turns.append((theirs, peers))
-                for caller, kept in turns if number % 2 else reversed(turns):
-                    rate, _ = await stream_together(caller, count, max_tokens=_SHORT)
-                    kept.append(rate)
-            at = f"at {count} streams"
-            results.append(
-                Result(f"edge tokens per second {at}", statistics.median(mine), "1/s")
+            results += await _compare(
+                ours, theirs, rounds, f"at {count} streams", count, PROMPT_TOKENS
             )
-            name = f"edge over C++ llama-server {at}"
-            if theirs is None:
-                results.append(skip(name, ">= 0.95", why))
-                continue
-            ratios = [a / b for a, b in zip(mine, peers, strict=True)]
-            results += [
-                Result(f"llama-server tokens per second {at}", statistics.median(peers), "1/s"),
-                judge(name, statistics.median(ratios), "x", ">= 0.95"),
-            ]
         ratios = []
         for _ in range(rounds):
             rate, _ = await stream_together(ours, 8, max_tokens=_SHORT)
@@ -129,7 +106,72 @@ async def measure_throughput(model: Path, work: Path, rounds: int) -> list[Resul
         results.append(
             judge("edge at 8 streams over Llama of llama-cpp-python", statistics.median(ratios), "x", ">= 2.2")
         )  # fmt: skip
+    async with AsyncExitStack() as stack:
+        ours = await stack.enter_async_context(serving(model, work))
+        theirs = await stack.enter_async_context(_llama_server(model, work, CONTEXT))
+        at = f"at 4 streams behind {_LONG_PROMPT_TOKENS} tokens"
+        results += await _compare(ours, theirs, rounds, at, 4, _LONG_PROMPT_TOKENS)
     return results
+
+
+async def _compare(
+    ours: Caller,
+    theirs: LlamaServerCaller | str,
+    rounds: int,
+    at: str,
+    count: int,
+    prompt_tokens: int,
+) -> list[Result]:
+    """The same load for both in turns."""
+    mine, peers = list[float](), list[float]()
+    turns: list[tuple[Caller, list[float]]] = [(ours, mine)]
+    if not isinstance(theirs, str):
+        turns.append((theirs, peers))
+    for number in range(rounds):
+        for caller, kept in turns if number % 2 else reversed(turns):
+            rate, _ = await stream_together(
+                caller, count, max_tokens=_SHORT, prompt_tokens=prompt_tokens
+            )
+            kept.append(rate)
+    results = [Result(f"edge tokens per second {at}", statistics.median(mine), "1/s")]
+    name = f"edge over C++ llama-server {at}"
+    if isinstance(theirs, str):
+        return [*results, skip(name, ">= 0.95", theirs)]
+    ratios = [a / b for a, b in zip(mine, peers, strict=True)]
+    return [
+        *results,
+        Result(f"llama-server tokens per second {at}", statistics.median(peers), "1/s"),
+        judge(name, statistics.median(ratios), "x", ">= 0.95"),
+    ]
+
+
+@asynccontextmanager
+async def _llama_server(
+    model: Path, work: Path, context_length: int
+) -> AsyncIterator[LlamaServerCaller | str]:
+    """A caller of the peer, or why there is none."""
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(
+                running_server(
+                    install(),
+                    model,
+                    slot_count=SLOT_COUNT,
+                    context_length=context_length,
+                    thread_count=1,
+                    log=work / f"llama-server-{context_length}.log",
+                )
+            )
+        except NoPeer as error:
+            print(f"\n*** NOT COMPARED WITH LLAMA-SERVER: {error} ***\n", file=sys.stderr)
+            yield str(error)
+            return
+        print(f"llama-server: {server.version}, kernels for {server.variant}")
+        caller = LlamaServerCaller(server.url)
+        try:
+            yield caller
+        finally:
+            await caller.close()
 
 
 async def measure_neighbours(model: Path, work: Path, rounds: int) -> list[Result]:

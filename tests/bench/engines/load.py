@@ -143,13 +143,18 @@ class LlamaServerCaller:
 
 
 async def stream_together(
-    caller: Caller, count: int, *, max_tokens: int, priority: str = "BATCH"
+    caller: Caller,
+    count: int,
+    *,
+    max_tokens: int,
+    priority: str = "BATCH",
+    prompt_tokens: int = PROMPT_TOKENS,
 ) -> tuple[float, list[Answered]]:
     """`count` requests sent at once: generated tokens per second until the last has ended, and the answers.
 
     Of the batch class, whose steps are the longest: what is measured is how much there is, not how soon.
     """
-    asks = [Ask(make_prompt(), max_tokens, priority) for _ in range(count)]
+    asks = [Ask(make_prompt(prompt_tokens), max_tokens, priority) for _ in range(count)]
     started_s = time.monotonic()
     answers = await asyncio.gather(*(caller(ask) for ask in asks))
     total = sum(answer.token_count for answer in answers)

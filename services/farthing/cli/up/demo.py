@@ -8,12 +8,12 @@ from typing import Any
 import aiohttp
 import grpc
 
-from farthing.api.common.v1 import common_pb2
 from farthing.api.inference.v1 import inference_pb2
 from farthing.api.router.v1 import router_pb2, router_pb2_grpc
 from farthing.cli.connection import explain_error
 from farthing.cli.up.layout import Layout
 from farthing.cli.up.records import DemoPrompt, PromptRecord, record_grpc, record_http
+from farthing.clients.wishes import PRIVACY_CLASSES
 from farthing.kit.errors import FarthingError, Internal, Unavailable
 from farthing.kit.rpc.channel import open_channel, outgoing_metadata
 
@@ -23,13 +23,6 @@ _ROLES = {
     "system": inference_pb2.ROLE_SYSTEM,
     "user": inference_pb2.ROLE_USER,
     "assistant": inference_pb2.ROLE_ASSISTANT,
-}
-# The gateway's words for it.
-_PRIVACY = {
-    "": common_pb2.PRIVACY_CLASS_UNSPECIFIED,
-    "edge_only": common_pb2.PRIVACY_CLASS_EDGE_ONLY,
-    "region": common_pb2.PRIVACY_CLASS_REGION,
-    "any": common_pb2.PRIVACY_CLASS_ANY,
 }
 
 
@@ -106,7 +99,7 @@ async def _ask_grpc(
             task=prompt.task,
             cache_mode=router_pb2.CACHE_MODE_OFF,
             policy=prompt.wishes.get("policy", ""),
-            privacy_class=_PRIVACY[prompt.wishes.get("privacy", "")],
+            privacy_class=PRIVACY_CLASSES.get(prompt.wishes.get("privacy", "")),
             min_quality_ratio=prompt.wishes.get("min_quality", 0.0),
         ),
     )

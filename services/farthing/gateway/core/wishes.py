@@ -18,7 +18,7 @@ _TAG_LIMIT = 64
 _USD_LIMIT = 10**9  # int64 nano-USD holds nine times that
 _AMOUNT = re.compile(r"\$?[0-9]{1,9}(\.[0-9]{1,9})?")
 
-PRIVACY = {"any": "any", "region": "region", "edge_only": "edge_only", "edge": "edge_only"}
+PRIVACY = {"any": "any", "region": "region", "edge_only": "edge_only"}
 CACHE = {"off": "off", "read": "read", "read_write": "read_write"}
 PRIORITY = {"interactive": "interactive", "standard": "standard", "batch": "batch"}
 
