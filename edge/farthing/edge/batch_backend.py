@@ -22,6 +22,7 @@ from farthing.edge.shape import shape_context
 from farthing.edge.slots import Slots
 from farthing.edge.step_output import LlamaStepOutput, LogitRows
 from farthing.edge.stop_flag import StopFlag
+from farthing.edge.thread_choice import ThreadChoice
 from farthing.edge.token_batch import TokenBatch
 from farthing.inference.batch_backend import Interrupted, SavedSlot, SlotLayout, SlotWork
 from farthing.inference.model import Capability, ModelDescription
@@ -51,6 +52,8 @@ class LlamaBatchBackend:
         self.model = self._describe(plan)
         self._batch = TokenBatch(self._shape.step_token_capacity)
         self.padding = RowPadding()
+        self.threads = ThreadChoice(plan.thread_count)
+        self._thread_count = plan.thread_count  # as the context has it
         # A row added to a step is cut off again, and must not take the room of others.
         self._may_pad = not (
             self._shape.is_shared
@@ -144,6 +147,11 @@ class LlamaBatchBackend:
         self._adapters.use(self._context, adapter)
         row_count = self._batch.fill([*work, *added] if added else work) - len(added or ())
         self._log.forget()
+        token_count = self._batch.handle.n_tokens
+        thread_count = self.threads.count_for(token_count)
+        if thread_count != self._thread_count:
+            llama.llama_set_n_threads(self._context, thread_count, thread_count)
+            self._thread_count = thread_count
         started_ns = time.perf_counter_ns()
         code = llama.llama_decode(self._context, self._batch.handle)
         duration_ns = time.perf_counter_ns() - started_ns
@@ -162,7 +170,9 @@ class LlamaBatchBackend:
         if added is not None:
             for one in added:
                 self._slots.cut_added(one.slot)
-            self.padding.note(len(work), len(work) + len(added), duration_ns)
+            if not self.threads.is_trying:
+                self.padding.note(len(work), len(work) + len(added), duration_ns)
+        self.threads.note(token_count, thread_count, duration_ns)
         return LlamaStepOutput(self._rows, row_count)
 
     def _compute(self, slot: int, tokens: Sequence[int], adapter: str) -> None:

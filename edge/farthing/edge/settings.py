@@ -30,7 +30,9 @@ class EdgeSettings(EngineSettings):
         unit="tokens",
     )
     thread_count: int = setting(
-        0, env="FARTHING_EDGE_THREADS", doc="Threads of llama.cpp; 0 for one per usable core."
+        0,
+        env="FARTHING_EDGE_THREADS",
+        doc="Most threads of llama.cpp; 0 for one per usable core. Small steps take fewer where that is sooner.",
     )
     slot_count: int = setting(
         4,
