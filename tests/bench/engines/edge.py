@@ -124,7 +124,8 @@ async def _compare(
     turns: list[tuple[Caller, list[float]]] = [(ours, mine)]
     if not isinstance(theirs, str):
         turns.append((theirs, peers))
-    for number in range(rounds):
+    # One stream is soon over, and so needs more turns for the same certainty.
+    for number in range(rounds if count > 1 else 3 * rounds):
         for caller, kept in turns if number % 2 else reversed(turns):
             rate, _ = await stream_together(
                 caller, count, max_tokens=_SHORT, prompt_tokens=prompt_tokens
