@@ -40,7 +40,7 @@ def edge(work: Path) -> Iterator[Tier]:
     settings = {
         "FARTHING_EDGE_MODEL": str(model),
         "FARTHING_EDGE_SLOTS": str(SLOT_COUNT),
-        "FARTHING_EDGE_THREADS": "1",
+        "FARTHING_EDGE_THREADS": "2",  # the callers want the cores too: which count is soonest changes
         "FARTHING_EDGE_ADAPTERS": f"polite={work / 'lora.gguf'}",
         "FARTHING_EDGE_EMBEDDINGS_CONTEXT": "128",
     }
