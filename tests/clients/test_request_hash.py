@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from farthing.clients import request_hash
 from farthing.clients.request_hash import HashedRequest, canonical_request_hash
 
 BASE = HashedRequest(b"input", model="auto")
@@ -45,6 +46,21 @@ def test_every_field_changes_the_hash(field: str) -> None:
 
 def test_no_model_is_any_model() -> None:
     assert canonical_request_hash(BASE._replace(model="")) == canonical_request_hash(BASE)
+
+
+def test_zero_has_one_hash_whichever_sign_a_process_sees_first() -> None:
+    hashes = set()
+    for ratio in (0.0, -0.0):
+        request_hash._head.cache_clear()  # as another process
+        hashes.add(canonical_request_hash(BASE._replace(min_quality_ratio=ratio)))
+    assert len(hashes) == 1
+
+
+def test_long_lists_of_regions_differ_too() -> None:
+    """They are not kept, see the module."""
+    regions = [frozenset({"r" * 600, name}) for name in ("eu", "us")]
+    hashes = [canonical_request_hash(BASE._replace(residency=one)) for one in regions * 2]
+    assert hashes[0] == hashes[2] != hashes[1] == hashes[3]
 
 
 @given(REQUESTS, REQUESTS)

@@ -6,6 +6,7 @@ import itertools
 import random
 from collections.abc import Callable
 
+import llama_cpp as llama
 import numpy as np
 import pytest
 
@@ -123,6 +124,7 @@ def test_results_do_not_depend_on_the_count(
         found = []
         for place in range(6):
             output = backend.step([SlotWork(0, 190 + place, [50 + place], 1)])
+            assert llama.llama_n_threads(backend._context) == counts[(place + 1) % len(counts)]
             found.append(output.row(0).copy())
         return found
 
