@@ -38,6 +38,7 @@ class ScriptedInference(InferenceServiceServicer):
         self, model: str, script: Script, qualities: dict[str, float] | None = None
     ) -> None:
         self.script = script
+        self.report_count = 0
         self.info = pb.ModelInfo(
             name=model,
             digest=f"digest of {model}",
@@ -101,6 +102,7 @@ class ScriptedInference(InferenceServiceServicer):
         self, request: pb.WatchLoadRequest, context: Any
     ) -> AsyncGenerator[pb.WatchLoadResponse]:
         while True:
+            self.report_count += 1
             yield pb.WatchLoadResponse(
                 load=pb.LoadReport(
                     capacity_request_count=8,

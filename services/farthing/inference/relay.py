@@ -15,6 +15,7 @@ from farthing.api.inference.v1 import inference_pb2 as pb
 from farthing.inference.candidates import Whole
 from farthing.kit.errors import DeadlineExceeded, FarthingError, Internal, Unavailable
 from farthing.kit.rpc import context as call_context
+from farthing.kit.rpc.deadlines import Deadlines
 from farthing.kit.rpc.failure import encode_failure
 from farthing.kit.rpc.kept_calls import KeptCalls
 from farthing.kit.telemetry import names
@@ -58,6 +59,7 @@ class _Session:
         self._out: list[pb.RelayEvent] = []
         self._writer: asyncio.Task[None] | None = None
         self._closing = self._untold = False
+        self._deadlines = Deadlines()
 
     async def read(self) -> None:
         """Take messages until the caller sends no more."""
@@ -109,7 +111,7 @@ class _Session:
         call_context.enter(call)
         error: FarthingError | None = None
         try:
-            async with asyncio.timeout(timeout_s):
+            with self._deadlines.within(timeout_s):
                 await (self._complete(start) if start.whole else self._stream(start))
         except FarthingError as failure:
             error = failure

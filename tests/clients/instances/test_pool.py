@@ -99,6 +99,24 @@ async def test_instances_are_seen_as_they_describe_themselves() -> None:
     assert small.capacity_count == 8
 
 
+async def test_what_a_report_does_not_change_is_not_made_anew() -> None:
+    servicer = ScriptedInference("small", Script())
+    async with engine(servicer=servicer) as address, pool_of(edge(address)) as (pool, _):
+        before = await until(pool, "edge-1", READY)
+        told = servicer.report_count
+        await eventually(lambda: servicer.report_count >= told + 3, what="three more reports")
+        same = views(pool)["edge-1"]
+        assert same.models is before.models
+        servicer.script = Script(us_per_token=500)
+        await eventually(
+            lambda: (
+                views(pool)["edge-1"].models[0].decode_tokens_per_second == pytest.approx(2_000)
+            ),
+            what="the new speed",
+        )
+        assert views(pool)["edge-1"].models[0].capabilities == {"chat", "logprobs"}
+
+
 async def test_an_instance_that_nobody_reached_yet_is_connecting() -> None:
     async with pool_of(edge(f"127.0.0.1:{free_port()}")) as (pool, _):
         (view,) = pool.view()

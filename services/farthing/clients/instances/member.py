@@ -65,6 +65,7 @@ class Member:
         self._starting = False
         self.changed = asyncio.Event()
         self.models: dict[str, inference_pb2.ModelInfo] = {}
+        self._described: tuple[ModelView, ...] = ()
         self.load = inference_pb2.LoadReport()
         self._view = InstanceView(
             instance_id,
@@ -128,6 +129,7 @@ class Member:
     async def _list_models(self) -> None:
         models = await self.stub.ListModels(inference_pb2.ListModelsRequest(), timeout=_CALL_S)
         self.models = {info.name: info for info in models.models}
+        self._described = tuple(map(_describe, self.models.values()))
 
     async def _follow_load(self) -> None:
         version: int | None = None
@@ -148,6 +150,8 @@ class Member:
             reports.cancel()
 
     def _take(self, load: inference_pb2.LoadReport) -> None:
+        if load == self.load and self._connected:
+            return  # an idle instance says the same four times a second
         self.load = load
         if not self._connected:
             self._connected = True
@@ -158,7 +162,7 @@ class Member:
         self._view = replace(
             self._view,
             models=tuple(
-                _model_view(info, speeds.get(info.name)) for info in self.models.values()
+                _add_speed(model, speeds.get(model.name)) for model in self._described
             ),
             running_count=max(0, load.running_request_count),
             queued_count=max(0, load.queued_request_count),
@@ -182,10 +186,10 @@ class Member:
             await asyncio.sleep(_PING_EVERY_S * random.uniform(0.8, 1.2))
 
 
-def _model_view(
-    info: inference_pb2.ModelInfo, speed: inference_pb2.ModelSpeed | None
-) -> ModelView:
-    # Figures that cannot be count as unknown: one confused instance must not upset the arithmetic of all decisions.
+# Figures that cannot be count as unknown: one confused instance must not upset the arithmetic of all decisions.
+
+
+def _describe(info: inference_pb2.ModelInfo) -> ModelView:
     return ModelView(
         name=info.name,
         digest=info.digest,
@@ -197,10 +201,18 @@ def _model_view(
             if 0.0 <= entry.quality_ratio <= 1.0
         },
         bytes_per_token=_positive(info.bytes_per_token),
-        prefill_tokens_per_second=_positive(speed.prefill_tokens_per_second if speed else 0.0),
-        decode_tokens_per_second=_positive(speed.decode_tokens_per_second if speed else 0.0),
-        token_interval_us=_positive(speed.token_interval_us if speed else 0.0),
-        step_us=_positive(speed.step_us if speed else 0.0),
+    )
+
+
+def _add_speed(model: ModelView, speed: inference_pb2.ModelSpeed | None) -> ModelView:
+    if speed is None:
+        return model
+    return replace(
+        model,
+        prefill_tokens_per_second=_positive(speed.prefill_tokens_per_second),
+        decode_tokens_per_second=_positive(speed.decode_tokens_per_second),
+        token_interval_us=_positive(speed.token_interval_us),
+        step_us=_positive(speed.step_us),
     )
 
 

@@ -6,7 +6,8 @@ import asyncio
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from farthing.kit.discovery.background import BackgroundTasks
@@ -68,20 +69,28 @@ class FileDocuments:
             self._look()
 
     def _look(self) -> None:
-        for path in sorted(self._directory.rglob("*.json")):
-            key = path.relative_to(self._directory).with_suffix("").as_posix()
+        for key, path in sorted(self._find()):
             try:
-                status = path.stat()
+                status = os.stat(path)
                 stamp = (status.st_mtime_ns, status.st_size)
                 if self._stamps.get(key) == stamp:
                     continue
-                data = path.read_bytes()
+                data = Path(path).read_bytes()
             except OSError as error:
                 _log.warning("document %s cannot be read: %s", key, error)
                 continue
             self._stamps[key] = stamp
             offer_text(self._board, key, hashlib.sha256(data).hexdigest()[:12], data)
         self._board.ready.set()
+
+    def _find(self) -> Iterator[tuple[str, str]]:
+        # Twice a second for as long as the process lives: pathlib takes more than twice as long.
+        root = os.fspath(self._directory)
+        for folder, _, names in os.walk(root):
+            for name in names:
+                if name.endswith(".json"):
+                    path = os.path.join(folder, name)
+                    yield path[len(root) + 1 : -len(".json")], path
 
 
 def offer_text(board: DocumentBoard, key: str, version: str, data: bytes) -> bool:

@@ -19,6 +19,7 @@ from grpc_status import rpc_status
 from farthing.kit import errors
 from farthing.kit.rpc import context as call_context
 from farthing.kit.rpc import status
+from farthing.kit.rpc.deadlines import Deadlines
 from farthing.kit.telemetry import names
 from farthing.kit.telemetry.metrics import Metrics
 from farthing.kit.telemetry.spans import SpanRecorder, TraceContext
@@ -41,6 +42,7 @@ class Wrapper:
     def __init__(self, recorder: SpanRecorder, metrics: Metrics) -> None:
         self._recorder = recorder
         self._metrics = metrics
+        self._deadlines = Deadlines()
 
     def wrap(
         self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
@@ -73,11 +75,8 @@ class Wrapper:
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             scope = _Scope(self, method, context, default_s=_DEFAULT_UNARY_S)
             try:
-                if scope.budget_s is None:
+                with self._deadlines.within(scope.budget_s):
                     response = await inner(request, context)
-                else:
-                    async with asyncio.timeout(scope.budget_s):
-                        response = await inner(request, context)
             except BaseException as error:
                 await scope.fail(error)
                 raise
@@ -93,11 +92,8 @@ class Wrapper:
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
             scope = _Scope(self, method, context, default_s=None)
             try:
-                if scope.budget_s is None:
+                with self._deadlines.within(scope.budget_s):
                     await respond(request, context)
-                else:
-                    async with asyncio.timeout(scope.budget_s):
-                        await respond(request, context)
             except BaseException as error:
                 await scope.fail(error)
                 raise
