@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from farthing.cloud.attention import choose_attention
 from farthing.kit.errors import FailedPrecondition, InvalidArgument
 
 Device = Literal["cuda", "cpu"]
@@ -77,8 +78,7 @@ def open_session(
                 reason="GPU_REQUIRED",
                 metadata={"finding": why_not},
             )
-    # Read when an attention is made. Which way is faster on a CPU depends on the length of slots: to be measured anew.
-    os.environ.setdefault("ORT_GQA_DISABLE_FLASH_ATTENTION", "1")
+    choose_attention(runtime, lambda: quiet_options(runtime, 1))
     try:
         session = runtime.InferenceSession(source, options, providers=[_CPU])
     except (

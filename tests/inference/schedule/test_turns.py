@@ -11,8 +11,9 @@ from tests.support.simulated_engine import WEIGHTS, SimulatedEngine, Wish
 from farthing.inference.core.cost_model import Weights
 from farthing.inference.core.priority import Priority
 from farthing.inference.core.schedule.budget import StepTargets
-from farthing.inference.core.schedule.scheduler import LineFull, Rules, TooLong
+from farthing.inference.core.schedule.scheduler import LineFull, Rules, Scheduler, TooLong
 from farthing.inference.core.schedule.slots import Room
+from farthing.inference.core.schedule.values import Arrival
 
 ROOM = Room(4, 1_000, 4_000, 512)
 INTERACTIVE, STANDARD, BATCH = Priority
@@ -340,3 +341,19 @@ def test_prompts_of_the_batch_class_begin_in_company_where_that_is_cheaper() -> 
     assert begin(True, [BATCH] * 3, 120) == [3]
     assert begin(True, [BATCH, BATCH, STANDARD], 0) == [1]
     assert begin(True, [STANDARD], 0) == [1]
+
+
+def test_an_idle_engine_waits_for_company_a_small_part_of_what_prompts_take() -> None:
+    def patience_us(groups: bool, prompt_counts: list[int], prefill_us: float) -> float:
+        scheduler = Scheduler(Room(3, 5_000, 15_000, 256, groups), Rules())
+        for number, count in enumerate(prompt_counts):
+            scheduler.submit(Arrival(number, "tenant", BATCH, count, 1, 0))
+        return scheduler.company_us(Weights(prefill_us=prefill_us))
+
+    assert patience_us(True, [], 100.0) == 0
+    assert patience_us(True, [32], 100.0) == 100
+    assert patience_us(True, [32, 64], 100.0) == 300
+    assert patience_us(True, [2_000], 100.0) == 4_000
+    assert patience_us(True, [32], 0.0) == 0  # nothing is known of this engine yet
+    assert patience_us(True, [32, 32, 32], 100.0) == 0  # nobody else could begin
+    assert patience_us(False, [32], 100.0) == 0

@@ -124,6 +124,11 @@ class BatchLoop:
         """How full the engine is."""
         return self._scheduler.occupancy(self._now_us())
 
+    @property
+    def company_us(self) -> float:
+        """See Scheduler."""
+        return self._scheduler.company_us(self._costs.weights)
+
     def start(self, job: Job) -> None:
         """Let a job wait for its turn; refusals are emitted with the next step."""
         try:

@@ -136,6 +136,9 @@ class EngineServer:
         """Until something comes in, or somebody in the line may have waited long enough."""
         try:
             self._inbox.get(timeout=_IDLE_S)()
+            came_s = time.monotonic()
+            while (left_s := came_s + self._loop.company_us / 1e6 - time.monotonic()) > 0:
+                self._inbox.get(timeout=left_s)()
         except queue.Empty:
             pass
 

@@ -29,6 +29,9 @@ _LEAST_SAVED_COUNT = 32
 # bears for a step: throughput is what it is for.
 _COMPANY_COUNT = 4
 _COMPANY_PART = 4
+# An idle engine waits for company this part of what its first prompts will take, and never longer than that.
+_PATIENT_PART = 32
+_LONGEST_PATIENCE_US = 4_000
 # Who was lifted by waiting does not give way to the class it was lifted to. One slot in so many may be held like that:
 # low classes get on, and in a line that has become old all slots are not theirs.
 _LIFTED_SHARE = 4
@@ -143,6 +146,16 @@ class Scheduler:
             began,
             tuple(paused),
         )
+
+    def company_us(self, weights: Weights) -> float:
+        """How long an idle engine does well to wait for more requests, so that they begin together, microseconds.
+
+        A small part of what their prompts will take; nothing where a prompt that comes later costs no run of its own.
+        """
+        if not self._room.groups_prompts or len(self._rows) >= self._room.slot_count:
+            return 0.0
+        prompt_us = weights.prefill_us * sum(row.prompt_count for row in self._rows.values())
+        return min(prompt_us / _PATIENT_PART, _LONGEST_PATIENCE_US)
 
     def guess(self, row_id: int, draft_count: int) -> None:
         """The row has so many guesses of its next tokens to check in the next step."""
