@@ -150,6 +150,7 @@ class Member:
             reports.cancel()
 
     def _take(self, load: inference_pb2.LoadReport) -> None:
+        self.changed.set()
         if load == self.load and self._connected:
             return  # an idle instance says the same four times a second
         self.load = load
@@ -168,7 +169,6 @@ class Member:
             queued_count=max(0, load.queued_request_count),
             capacity_count=max(1, load.capacity_request_count),
         )
-        self.changed.set()
 
     async def _ping(self) -> None:
         """Measure the round trip; the data path's own would include the engine's work."""

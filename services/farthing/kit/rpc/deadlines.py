@@ -1,8 +1,7 @@
 """Deadlines of many tasks with one timer.
 
-asyncio.timeout sets a timer for every block and takes it back at its end, which nearly always comes first; on the hot
-path that is a twentieth of what a call costs. Here a timer comes for the next deadline of all, mostly to find that it
-is long met.
+asyncio.timeout sets a timer for every block and takes it back at its end, which nearly always comes first: some percent
+of what a call costs a router. Here one timer comes for the next deadline of all, mostly to find that it is long met.
 """
 
 from __future__ import annotations
