@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from farthing.inference.batch.admission import Job
+from farthing.inference.batch.warming import warm_up
 from farthing.inference.batch_backend import (
     BatchBackend,
     Interrupted,
@@ -187,23 +188,8 @@ class BatchLoop:
         return not self._was_idle
 
     def warm_up(self) -> None:
-        """Compute steps of several sizes of no consequence: the first request is then not the slow one, and prices
-        and estimates are no guesses.
-        """
-        layout, vocab = self._backend.layout, self._backend.model
-        token = next(one for one in range(vocab.vocab_size) if one not in vocab.eos_ids)
-        most = min(layout.step_token_capacity, layout.slot_token_capacity - 8)
-        for number in range(3):
-            for prompt_count in (most, max(1, most // 4), 1):
-                self._time_step([SlotWork(0, 0, [token] * prompt_count)], number > 0)
-            self._time_step([SlotWork(0, 0, [token] * most)], number > 0)
-            for place in range(most, most + 4):
-                self._time_step([SlotWork(0, place, [token])], number > 0)
-            for row_count in (2, 4, 8):
-                slots = range(min(row_count, layout.slot_count))
-                self._time_step([SlotWork(slot, 0, [token]) for slot in slots], number > 0)
-                self._time_step([SlotWork(slot, 1, [token]) for slot in slots], number > 0)
-        self._backend.reset()
+        """See warming."""
+        warm_up(self._backend, self._costs, self._now_ns)
 
     # -- a step ---------------------------------------------------------------------------
 
@@ -398,18 +384,6 @@ class BatchLoop:
             reason="QUEUE_FULL",
             retry_after_ms=min(max(round(self._mean_job_us / 1000), shortest_ms), longest_ms),
         )
-
-    def _time_step(self, work: list[SlotWork], counts: bool) -> None:
-        started_ns = self._now_ns()
-        self._backend.step(work).best()
-        duration_us = (self._now_ns() - started_ns) // 1000
-        size = StepSize(0, 0, 0)
-        for one in work:
-            count = len(one.tokens)
-            prefill = count if one.start == 0 else 0
-            size = size.plus(StepSize(prefill, count - prefill, count * one.start))
-        if counts:  # the first round reads weights from disk
-            self._costs.add(size, duration_us)
 
     def _now_us(self) -> int:
         return self._now_ns() // 1000
