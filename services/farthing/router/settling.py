@@ -136,7 +136,7 @@ def _describe(
             cached_input_token_count=usage.cached_input_token_count,
             reasoning_token_count=usage.reasoning_token_count,
             total_nano_usd=total_nano_usd,
-            lines=tuple((line.kind, line.amount_nano_usd) for line in lines),
+            lines=tuple([(line.kind, line.amount_nano_usd) for line in lines]),
             price_version=account.price_version,
             charge_id=work.charge_id,
             estimated=work.estimated,

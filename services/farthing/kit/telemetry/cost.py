@@ -61,9 +61,8 @@ def _describe_open_telemetry(usage: PricedUsage) -> dict[str, AttributeValue]:
         names.COST_CHARGE_ID: usage.charge_id,
     }
     for kind, amount_nano_usd in usage.lines:
-        key = f"{names.COST_LINE_PREFIX}{kind}.nano_usd"
-        earlier = own.get(key, 0)
-        own[key] = amount_nano_usd + (earlier if isinstance(earlier, int) else 0)
+        key = _line_key(kind)
+        own[key] = amount_nano_usd + own[key] if key in own else amount_nano_usd  # type: ignore[operator]
     if usage.cached_input_token_count:
         own[names.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS] = usage.cached_input_token_count
     if usage.reasoning_token_count:
@@ -75,6 +74,11 @@ def _describe_open_telemetry(usage: PricedUsage) -> dict[str, AttributeValue]:
     if usage.queue_us:
         own[names.QUEUE_US] = usage.queue_us
     return own
+
+
+@lru_cache(_MOST_KEPT)
+def _line_key(kind: str) -> str:
+    return f"{names.COST_LINE_PREFIX}{kind}.nano_usd"
 
 
 @lru_cache(_MOST_KEPT)

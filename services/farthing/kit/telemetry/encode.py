@@ -52,9 +52,9 @@ class SpanEncoder:
     def __init__(self) -> None:
         self._names: dict[tuple[str, str], bytes] = {}
         self._shared: dict[tuple[SharedAttributes, ...], SharedAttributes] = {}
-        # By key and the value's length in bytes.
-        self._texts: dict[tuple[str, int], bytes] = {}
-        self._ints: dict[tuple[str, int], bytes] = {}
+        # By key, then by the value's length in bytes.
+        self._texts: dict[str, dict[int, bytes]] = {}
+        self._ints: dict[str, dict[int, bytes]] = {}
         self._doubles: dict[str, bytes] = {}
         # Whole, by key and value. Apart, for 1 == True.
         self._bools: dict[tuple[str, bool], bytes] = {}
@@ -97,14 +97,21 @@ class SpanEncoder:
         for key, value in attributes.items():
             kind = type(value)
             if kind is str:
-                data = value.encode("utf-8", "replace")  # type: ignore[union-attr]
-                size = len(data)
-                add(texts.get((key, size)) or self._before_text(key, size))
+                try:
+                    data = value.encode()  # type: ignore[union-attr]
+                except UnicodeEncodeError:
+                    data = utf8(value)  # type: ignore[arg-type]
+                try:
+                    add(texts[key][len(data)])
+                except KeyError:
+                    add(self._before_text(key, len(data)))
                 add(data)
             elif kind is int:
                 data = varint(value)  # type: ignore[arg-type]
-                size = len(data)
-                add(ints.get((key, size)) or self._before_int(key, size))
+                try:
+                    add(ints[key][len(data)])
+                except KeyError:
+                    add(self._before_int(key, len(data)))
                 add(data)
             elif kind is float:
                 add(self._doubles.get(key) or self._before_double(key))
@@ -122,10 +129,12 @@ class SpanEncoder:
         return _keep(self._names, (name, kind), encoded)
 
     def _before_text(self, key: str, size: int) -> bytes:
-        return _keep(self._texts, (key, size), _before(key, head(0x0A, size), size))
+        sizes = self._texts.get(key) or _keep(self._texts, key, {})
+        return _keep(sizes, size, _before(key, head(0x0A, size), size))
 
     def _before_int(self, key: str, size: int) -> bytes:
-        return _keep(self._ints, (key, size), _before(key, b"\x18", size))
+        sizes = self._ints.get(key) or _keep(self._ints, key, {})
+        return _keep(sizes, size, _before(key, b"\x18", size))
 
     def _before_double(self, key: str) -> bytes:
         return _keep(self._doubles, key, _before(key, b"\x21", 8))

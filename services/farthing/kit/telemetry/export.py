@@ -102,10 +102,10 @@ class SpanExporter:
         batch: list[bytes] = []
         size = taken_count = 0
         while len(batch) < limit_count and size < _BATCH_BYTES:
-            records = self._recorder.drain(1)
-            if not records:
+            record = self._recorder.take()
+            if record is None:
                 break
-            encoded = self._encode(records[0])
+            encoded = self._encode(record)
             if encoded is not None:
                 batch.append(encoded)
                 size += len(encoded)

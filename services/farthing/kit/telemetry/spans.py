@@ -7,7 +7,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from farthing.kit.ids import new_span_id, new_trace_id
 from farthing.kit.telemetry.attributes import (
@@ -25,6 +25,7 @@ SpanStatus = Literal["unset", "ok", "error"]
 
 DEFAULT_CAPACITY = 16_384  # spans; at about 1 KiB each the ring stays below 16 MiB
 _WAKE_AT = 2048  # spans waiting that wake the exporter before its period is over
+_new_tuple = tuple.__new__
 _SAMPLE_BITS = 56  # W3C trace context level 2: the random part of a trace id
 
 # Version 00 has exactly four fields; later versions may add fields after a dash.
@@ -166,22 +167,26 @@ class Span:
         """The record of a span that has ended: later notes stand before earlier ones, own attributes before shared."""
         own: dict[str, AttributeValue] = {}
         shared: tuple[SharedAttributes, ...] = ()
-        events: list[SpanEvent] = []
+        events: tuple[SpanEvent, ...] = ()
         for note in self._notes:
-            if isinstance(note, SpanEvent):
-                events.append(note)
+            if type(note) is tuple:  # a pair: other tuples have classes of their own
+                own[note[0]] = note[1]  # type: ignore[index, assignment]
                 continue
-            told = note() if callable(note) else note
-            if isinstance(told, Description):
-                shared += told.shared
+            told: Any = note() if callable(note) else note
+            if type(told) is Description:
+                shared = shared + told.shared if shared else told.shared
                 own.update(told.own)
-            elif isinstance(told, tuple):
-                own[told[0]] = told[1]
+            elif type(told) is SpanEvent:
+                events += (told,)
             else:
                 own.update(told)
-        return SpanRecord(
-            self.name, self._kind, self.context, self._parent_span_id, self._start_ns,
-            self._end_ns, own, events, self._status, self._message, shared,
+        # What the class does with its arguments by name, without a call in between.
+        return _new_tuple(
+            SpanRecord,
+            (
+                self.name, self._kind, self.context, self._parent_span_id, self._start_ns,
+                self._end_ns, own, events, self._status, self._message, shared,
+            ),
         )  # fmt: skip
 
 
@@ -234,17 +239,22 @@ class SpanRecorder:
     def drain(self, limit_count: int) -> list[SpanRecord]:
         """Take up to `limit_count` spans, oldest first."""
         records: list[SpanRecord] = []
-        while len(records) < limit_count:
+        while len(records) < limit_count and (record := self.take()) is not None:
+            records.append(record)
+        return records
+
+    def take(self) -> SpanRecord | None:
+        """The oldest span, taken; None when there is none."""
+        while True:
             try:
                 span = self._ring.popleft()
             except IndexError:
-                break  # empty: asking first would race with the recording threads
+                return None  # empty: asking first would race with the recording threads
             try:
-                records.append(span.finished())
+                return span.finished()
             except Exception:
                 _LOG.exception("span %r could not be described", span.name)
                 self.dropped_count += 1
-        return records
 
     def keep(self, span: Span) -> None:
         """Take a span that has ended; spans call it."""
