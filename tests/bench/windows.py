@@ -58,6 +58,18 @@ async def measure(
     return window
 
 
+async def measure_together(
+    variants: Sequence[tuple[Call, int]], *, concurrency: int, seconds: float, after_s: float
+) -> list[Window]:
+    """A window of each call and the process that serves it, all at once: whatever the host does meets all."""
+    return await asyncio.gather(
+        *(
+            measure(call, [pid], concurrency=concurrency, seconds=seconds, after_s=after_s)
+            for call, pid in variants
+        )
+    )
+
+
 def median_ratio(
     over: Sequence[Window], under: Sequence[Window], pick: Callable[[Window], float]
 ) -> float:
