@@ -15,10 +15,11 @@ from farthing.kit.errors import FarthingError
 class RetryRules:
     """`attempt_count` tries in a row may fail without a new byte; pauses double from `first_delay_s` on.
 
+    The pauses of seven tries are 16 to 32 s together: a node that starts again on a busy machine is back by then.
     A connection that brings nothing for `stall_s` counts as failed.
     """
 
-    attempt_count: int = 6
+    attempt_count: int = 7
     first_delay_s: float = 0.5
     longest_delay_s: float = 30.0
     stall_s: float = 30.0
