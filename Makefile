@@ -27,7 +27,7 @@ setup: ## Make .venv, build the engine, fetch Consul; quick when nothing changed
 	@$(PREPARE) suite
 
 run: setup ## Start the whole suite and serve real prompts (ONCE=1: show one round and stop)
-	@exec $(BIN)/farthing up --demo $(if $(ONCE),--once)
+	@exec $(BIN)/python deploy/setup/foreground.py $(BIN)/farthing up --demo $(if $(ONCE),--once)
 
 test: setup ## Run the full test suite (ARGS='-k name' narrows it)
 	@exec $(BIN)/python -m pytest $(ARGS)
