@@ -31,6 +31,20 @@ async def test_a_block_that_ends_in_time_leaves_nothing_behind() -> None:
             await asyncio.Event().wait()
 
 
+async def test_a_sooner_deadline_does_not_wait_for_a_later_one_that_was_set_before() -> None:
+    deadlines = Deadlines()
+
+    async def wait_within(seconds: float) -> None:
+        with deadlines.within(seconds):
+            await asyncio.Event().wait()
+
+    later, sooner = (asyncio.create_task(wait_within(seconds)) for seconds in (60, 0.02))
+    done, left = await asyncio.wait({later, sooner}, timeout=20)
+    later.cancel()
+    assert (done, left) == ({sooner}, {later})
+    assert isinstance(sooner.exception(), TimeoutError)
+
+
 async def test_nothing_is_begun_without_time() -> None:
     begun = False
     with pytest.raises(TimeoutError):
