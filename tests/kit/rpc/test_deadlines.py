@@ -39,7 +39,9 @@ async def test_a_sooner_deadline_does_not_wait_for_a_later_one_that_was_set_befo
             await asyncio.Event().wait()
 
     later, sooner = (asyncio.create_task(wait_within(seconds)) for seconds in (60, 0.02))
-    done, left = await asyncio.wait({later, sooner}, timeout=20)
+    done, left = await asyncio.wait(
+        {later, sooner}, timeout=20, return_when=asyncio.FIRST_COMPLETED
+    )
     later.cancel()
     assert (done, left) == ({sooner}, {later})
     assert isinstance(sooner.exception(), TimeoutError)
