@@ -12,7 +12,8 @@ from farthing.api.inference.v1 import inference_pb2 as pb
 from farthing.inference.engine import Engine
 
 _SEED_MODULUS = 1 << 63
-_Told = tuple[int, pb.GenerateResponse | Exception]
+# A candidate's event; none when it has ended in an error.
+_Told = tuple[int, pb.GenerateResponse | None]
 
 
 async def generate_candidates(
@@ -30,26 +31,31 @@ async def generate_candidates(
         return
     told: asyncio.Queue[_Told] = asyncio.Queue()
     tasks = [
-        asyncio.ensure_future(_follow(engine, _candidate(request, index), index, told))
+        asyncio.create_task(_follow(engine, _candidate(request, index), index, told))
         for index in range(count)
     ]
     ends: dict[int, pb.Completion] = {}
     try:
         while len(ends) < count:
-            index, outcome = await told.get()
-            if isinstance(outcome, Exception):
-                raise outcome
-            event = outcome
-            if event.HasField("completion"):
-                ends[index] = event.completion
-                continue
-            event.delta.candidate_index = index
-            yield event
+            index, news = await told.get()
+            if news is None:
+                tasks[index].result()  # raises what the candidate ended with
+            elif news.HasField("completion"):
+                ends[index] = news.completion
+            else:
+                news.delta.candidate_index = index
+                yield news
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _end(tasks)
     yield pb.GenerateResponse(completion=_join([ends[index] for index in range(count)]))
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    """Also takes them out of the list: an error of theirs leads back to the frame that waited for it."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    tasks.clear()
 
 
 async def _follow(
@@ -59,8 +65,9 @@ async def _follow(
         async with aclosing(engine.generate(request)) as events:
             async for event in events:
                 told.put_nowait((index, event))
-    except Exception as error:
-        told.put_nowait((index, error))
+    except Exception:
+        told.put_nowait((index, None))
+        raise
 
 
 def _candidate(request: pb.GenerateRequest, index: int) -> pb.GenerateRequest:

@@ -19,6 +19,7 @@ from farthing.kit.rpc.deadlines import Deadlines
 from farthing.kit.rpc.failure import encode_failure
 from farthing.kit.rpc.kept_calls import KeptCalls
 from farthing.kit.telemetry import names
+from farthing.kit.telemetry.spans import Span
 
 Generate = Callable[[pb.GenerateRequest], AsyncGenerator[pb.GenerateResponse]]
 # A caller half-closes as soon as it has read that the instance stops; who has not by then is not waited for.
@@ -109,29 +110,30 @@ class _Session:
         method = f"{_SERVICE}/{'Complete' if start.whole else 'Generate'}"
         call = self._call.item(method, start.traceparent, deadline)
         call_context.enter(call)
-        error: FarthingError | None = None
         try:
             with self._deadlines.within(timeout_s):
                 await (self._complete(start) if start.whole else self._stream(start))
-        except FarthingError as failure:
-            error = failure
+        except FarthingError as error:  # not kept: its traceback leads back to this frame
+            self._fail(start, call.span, error)
         except TimeoutError:
-            error = DeadlineExceeded(
-                "the answer did not end before the caller's deadline", reason="DEADLINE"
-            )
+            late = "the answer did not end before the caller's deadline"
+            self._fail(start, call.span, DeadlineExceeded(late, reason="DEADLINE"))
         except asyncio.CancelledError:
             call.span.set(names.RPC_STATUS_CODE, "CANCELLED")
             call.span.end("error")
             raise
         except Exception:
             _log.exception("unexpected error in %s", method)
-            error = Internal(
-                "internal error; the service's log has the details", reason="INTERNAL"
-            )
-        if error is not None:
-            self._tell(pb.RelayEvent(id=start.id, failure=encode_failure(error)))
-        call.span.set(names.RPC_STATUS_CODE, "OK" if error is None else error.reason)
-        call.span.end("ok" if error is None else "error", error.message if error else "")
+            unexpected = "internal error; the service's log has the details"
+            self._fail(start, call.span, Internal(unexpected, reason="INTERNAL"))
+        else:
+            call.span.set(names.RPC_STATUS_CODE, "OK")
+            call.span.end("ok")
+
+    def _fail(self, start: pb.RelayStart, span: Span, error: FarthingError) -> None:
+        self._tell(pb.RelayEvent(id=start.id, failure=encode_failure(error)))
+        span.set(names.RPC_STATUS_CODE, error.reason)
+        span.end("error", error.message)
 
     async def _stream(self, start: pb.RelayStart) -> None:
         coalesce_s = start.request.coalesce_ms / 1000

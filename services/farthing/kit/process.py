@@ -79,7 +79,7 @@ class ServiceProcess:
         # hundreds of short-lived objects without cycles: at the default of 700 it would run every few requests.
         gc.collect()
         gc.freeze()
-        gc.set_threshold(50_000, 20, 20)
+        gc.set_threshold(10_000, 20, 20)
 
         async def stopping() -> None:
             await self.registry.deregister(registration.id)

@@ -269,20 +269,16 @@ class _Stream:
     def __init__(self) -> None:
         self._ready: deque[inference_pb2.Delta] = deque()
         self._end: inference_pb2.Completion | FarthingError | None = None
+        self.ended = False  # whether the engine is done with the request
         self._wake: asyncio.Future[None] | None = None
-
-    @property
-    def ended(self) -> bool:
-        """Whether the engine is done with the request."""
-        return self._end is not None
 
     def put(self, delta: inference_pb2.Delta) -> None:
         self._ready.append(delta)
         self._wake_up()
 
     def end(self, end: inference_pb2.Completion | FarthingError) -> None:
-        if self._end is None:
-            self._end = end
+        if not self.ended:
+            self.ended, self._end = True, end
         self._wake_up()
 
     async def events(self) -> AsyncGenerator[Event]:
@@ -290,14 +286,23 @@ class _Stream:
         while True:
             if self._ready:
                 yield Event(delta=self._join())
-            elif self._end is not None:
-                if isinstance(self._end, FarthingError):
-                    raise self._end
-                yield Event(completion=self._end)
+            elif self.ended:
+                yield Event(completion=self._take_end())
                 return
             else:
                 self._wake = asyncio.get_running_loop().create_future()
                 await self._wake
+
+    def _take_end(self) -> inference_pb2.Completion:
+        """Raises it if it is an error, which is not kept: its traceback leads back here."""
+        end, self._end = self._end, None
+        try:
+            if isinstance(end, FarthingError):
+                raise end
+            assert end is not None
+            return end
+        finally:
+            del end
 
     def _join(self) -> inference_pb2.Delta:
         first = self._ready.popleft()

@@ -78,8 +78,9 @@ class Wrapper:
                 with self._deadlines.within(scope.budget_s):
                     response = await inner(request, context)
             except BaseException as error:
-                await scope.fail(error)
-                raise
+                if not await scope.answered(error):
+                    raise
+                return None
             scope.end(_OK)
             return response
 
@@ -95,8 +96,9 @@ class Wrapper:
                 with self._deadlines.within(scope.budget_s):
                     await respond(request, context)
             except BaseException as error:
-                await scope.fail(error)
-                raise
+                if not await scope.answered(error):
+                    raise
+                return
             scope.end(_OK)
 
         return call
@@ -172,19 +174,27 @@ class _Scope:
             self._call.method, code, time.perf_counter() - self._started
         )
 
-    async def fail(self, error: BaseException) -> None:
-        """Answer the caller with the error's status; returns only if the error must go on as it is."""
+    async def answered(self, error: BaseException) -> bool:
+        """Give the caller the error's status. False if the error must go on as it is."""
         if isinstance(error, asyncio.CancelledError) and _is_being_cancelled():
             self.end(grpc.StatusCode.CANCELLED.name)
-            return
+            return False
         if isinstance(error, grpc.aio.AbortError) or not isinstance(
             error, Exception | asyncio.CancelledError
         ):
             self.end(grpc.StatusCode.UNKNOWN.name)
-            return
+            return False
         domain = self._translate(error)
         self.end(status.code_of(domain).name)
-        await self._context.abort_with_status(rpc_status.to_status(status.encode_error(domain)))
+        try:
+            await self._context.abort_with_status(
+                rpc_status.to_status(status.encode_error(domain))
+            )
+        except grpc.aio.AbortError as aborted:
+            # The call keeps it and raises it again once its handler has returned. Its traceback would lead back to
+            # the call, and a cycle stays until the garbage collector comes, which here is minutes.
+            aborted.__traceback__ = aborted.__context__ = None
+        return True
 
     def _translate(self, error: BaseException) -> errors.FarthingError:
         if isinstance(error, errors.FarthingError):
