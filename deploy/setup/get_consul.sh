@@ -40,8 +40,9 @@ else
     : > "$work/state/status"
     mirror=${DEBIAN_MIRROR:-}
     if [ -z "$mirror" ]; then
-        # The same mirror as the machine's own main archive; security archives have no such package.
-        mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Identifier: Packages' 2>/dev/null |
+        # The same mirror as the machine's own main archive, also where no list was fetched from it yet; security archives
+        # have no such package.
+        mirror=$(apt-get indextargets --no-release-info --format '$(REPO_URI)' 'Identifier: Packages' 2>/dev/null |
             grep -v security | head -n 1)
     fi
     [ -n "$mirror" ] || stop "apt names no archive to fetch Consul from" "set DEBIAN_MIRROR to a Debian mirror, or $other_way"

@@ -1,27 +1,34 @@
 #!/usr/bin/env bash
 # Prove on a Debian 12 root that holds only python3, python3-venv, git, make and ca-certificates that a fresh clone sets itself up.
 #
-# usage: prove_clean_root.sh [-k] [-c CACHE] [WORK] [COMMAND…]     (root; needs mmdebstrap)
-#   WORK     where the root is made (default build/clean-root); the bare root is kept as an archive for next time
+# usage: prove_clean_root.sh [-k] [-c CACHE] [-w WHEEL] [-a ARCHITECTURE] [WORK] [COMMAND…]     (root; needs mmdebstrap)
+#   WORK     where the root is made (default build/clean-root, build/ARCHITECTURE-root for another); the bare root is
+#            kept as an archive for next time
 #   COMMAND  what to run in the clone (default: make setup)
 #   -k       go on in the root of the last call, its clone brought up to date, instead of starting from the bare archive
 #   -c       give the root this shared cache folder (default: none, so everything is downloaded and compiled)
+#   -w       give the root this wheel of the engine as its own build: under emulation the compiler would take hours
+#   -a       Debian's name of another processor, arm64 say: its programs then run under qemu's emulation
+#            (apt-get install -y mmdebstrap arch-test binfmt-support qemu-user-static)
 #
 # The root gets this machine's resolver, certificates and the apt, pip and npm configuration, because they are
 # what makes registries reachable here; nothing else of this machine enters it.
 set -euo pipefail
 
-keep=no cache=
-while getopts kc: option; do
+keep=no cache='' wheel='' architecture=$(dpkg --print-architecture)
+default=clean-root
+while getopts kc:w:a: option; do
     case $option in
         k) keep=yes ;;
         c) cache=$(realpath "$OPTARG") ;;
+        w) wheel=$(realpath "$OPTARG") ;;
+        a) architecture=$OPTARG default=$OPTARG-root ;;
         *) exit 2 ;;
     esac
 done
 shift $((OPTIND - 1))
 repository=$(cd "$(dirname "$0")/../.." && pwd)
-work=$(realpath -m "${1:-$repository/build/clean-root}")
+work=$(realpath -m "${1:-$repository/build/$default}")
 [ $# -eq 0 ] || shift
 [ $# -gt 0 ] || set -- make setup
 command -v mmdebstrap >/dev/null || { echo "mmdebstrap is missing; as root, run: apt-get install -y mmdebstrap" >&2; exit 1; }
@@ -33,8 +40,8 @@ mkdir -p "$work"
 say() { printf '[%(%H:%M:%S)T] %s\n' -1 "$*"; }
 
 if [ ! -f "$bare" ]; then
-    say "making a bare Debian 12 root"
-    mmdebstrap --quiet --variant=minbase --format=tar --include="$packages" bookworm "$bare.part"
+    say "making a bare Debian 12 root for $architecture"
+    mmdebstrap --quiet --architectures="$architecture" --variant=minbase --format=tar --include="$packages" bookworm "$bare.part"
     mv "$bare.part" "$bare"
 fi
 
@@ -76,14 +83,23 @@ if [ -n "$cache" ]; then
     mount --bind "$cache" "$root/root/.cache/farthing"
 fi
 
-# Proxies, certificates and index settings may also live in the environment.
-settings=()
+# Proxies, certificates and index settings may also live in the environment. The processor is qemu's, if it is needed:
+# the oldest that the engine's portable build for ARM is for.
+settings=(QEMU_CPU=cortex-a76)
 while IFS= read -r name; do settings+=("$name=${!name}"); done < <(compgen -e | grep -iE '^(pip_|npm_config_|.*_proxy$|.*_ca_bundle$|ssl_cert_|git_ssl_|node_extra_ca)' || true)
+inside() {
+    env -i "${settings[@]}" HOME=/root LANG=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+        chroot "$root" bash -c 'cd /clone && exec "$@"' prove "$@"
+}
+if [ -n "$wheel" ]; then
+    name=$(inside python3 -c 'import sys; sys.path.insert(0, "deploy/setup"); import engine_wheel; print(engine_wheel.describe_machine())')
+    mkdir -p "$root/clone/.cache/wheels/$name"
+    cp "$wheel" "$root/clone/.cache/wheels/$name/"
+fi
 say "running: $*"
 started=$SECONDS
 status=0
-env -i "${settings[@]}" HOME=/root LANG=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-    chroot "$root" bash -c 'cd /clone && exec "$@"' prove "$@" || status=$?
+inside "$@" || status=$?
 say "status $status after $((SECONDS - started)) s"
 say "packages added to the bare root: $(comm -13 <(tar -xOf "$bare" ./var/lib/dpkg/status | sed -n 's/^Package: //p' | sort) <(sed -n 's/^Package: //p' "$root/var/lib/dpkg/status" | sort) | tr '\n' ' ')"
 exit "$status"
