@@ -79,8 +79,8 @@ imports: setup ## Check which part may import which
 # -- heavier work ------------------------------------------------------------------------
 
 .PHONY: engine-wheel chaos bench-router bench-engines soak-engines bench-edge bench-gpu models
-engine-wheel: setup ## Build the engine as a wheel that runs on other processors too, into dist/
-	@$(PREPARE) engine-wheel
+engine-wheel: setup ## Build the engine as a wheel for other processors, into dist/ (MACHINE=aarch64: for ARM devices)
+	@$(PREPARE) engine-wheel $(MACHINE)
 
 chaos: setup ## Kill, pause and cut while it serves, ROUNDS times over; money must still add up
 	@for round in $$(seq $(ROUNDS)); do echo "round $$round of $(ROUNDS)"; $(BIN)/python -m pytest -q $(FAULTS) $(ARGS) || exit 1; done

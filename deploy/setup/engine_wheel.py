@@ -85,9 +85,12 @@ def make_key(
     return f"llama-{version}-{python_tag}-{machine}-{digest[:16]}"
 
 
-def describe_machine(*, portable: bool = False) -> str:
-    """The key for this interpreter on this machine; of the processor a portable wheel knows its baseline only."""
-    machine = platform.machine()
+def describe_machine(machine: str = "", *, portable: bool = False) -> str:
+    """The key for this interpreter on this machine; of the processor a portable wheel knows its baseline only.
+
+    A portable wheel may be for another kind of `machine`.
+    """
+    machine = machine or platform.machine()
     cpu_flags = find_baseline(machine)[0] if portable else read_cpu_flags()
     return make_key(
         version=read_engine_version(),
@@ -145,12 +148,29 @@ def count_jobs() -> int:
     return max(1, min(os.cpu_count() or 1, memory_bytes // BUILD_BYTES_PER_JOB))
 
 
-def build(key: str, *, portable: bool = False) -> Path:
+def choose_cross_build(machine: str) -> dict[str, str]:
+    """Environment and CMake settings with which this machine compiles for another; nothing for its own kind.
+
+    `_PYTHON_HOST_PLATFORM` is what the interpreter's sysconfig, and so the wheel's tag, calls the platform.
+    """
+    if machine == platform.machine():
+        return {}
+    return {
+        "CC": f"{machine}-linux-gnu-gcc",
+        "CXX": f"{machine}-linux-gnu-g++",
+        "CMAKE_ARGS": f"-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR={machine}",
+        "_PYTHON_HOST_PLATFORM": f"linux-{machine}",
+    }
+
+
+def build(key: str, machine: str = "", *, portable: bool = False) -> Path:
     """Compile the wheel from its hashed source archive and cache it; minutes on two cores."""
+    machine = machine or platform.machine()
+    cross = choose_cross_build(machine)
     python = environments.ensure(ROOT / ".venvs" / "engine-build")
     environments.install_locked(python, "engine-build")
-    flags = choose_compiler_flags(platform.machine())
-    cmake_flags = choose_cmake_flags(platform.machine(), portable=portable)
+    flags = choose_compiler_flags(machine)
+    cmake_flags = choose_cmake_flags(machine, portable=portable)
     tools = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
     with tempfile.TemporaryDirectory() as folder:
         run_logged(
@@ -162,10 +182,17 @@ def build(key: str, *, portable: bool = False) -> Path:
             "see the compiler's message above; g++ 12 or newer, 3 GB of memory and 2 GB of "
             "disk are enough. The whole output is in build/setup.log",
             env={
+                **cross,
                 "PATH": tools,
                 "CFLAGS": f"{os.environ.get('CFLAGS', '')} {flags}".strip(),
                 "CXXFLAGS": f"{os.environ.get('CXXFLAGS', '')} {flags}".strip(),
-                "CMAKE_ARGS": f"{cmake_flags} {os.environ.get('CMAKE_ARGS', '')}".strip(),
+                "CMAKE_ARGS": " ".join(
+                    (
+                        cmake_flags,
+                        cross.get("CMAKE_ARGS", ""),
+                        os.environ.get("CMAKE_ARGS", ""),
+                    )
+                ).strip(),
                 "CMAKE_BUILD_PARALLEL_LEVEL": str(count_jobs()),
             },
         )

@@ -1,6 +1,6 @@
 """Bring this checkout's environments and tools up to date; does nothing, quickly, when they are.
 
-Usage: prepare.py suite | engine-wheel | protos | buf
+Usage: prepare.py suite | engine-wheel [MACHINE] | protos | buf
 """
 
 from __future__ import annotations
@@ -80,22 +80,28 @@ def prepare_suite() -> None:
     mark_done("suite", stamp)
 
 
-def prepare_engine_wheel() -> None:
-    """A wheel of the engine to ship to machines of this kind, whatever their processor: see the baselines."""
-    key = engine_wheel.describe_machine(portable=True)
+def prepare_engine_wheel(machine: str = platform.machine()) -> None:
+    """A wheel of the engine to ship to machines of a kind, whatever their processor: see the baselines."""
+    baseline, _ = engine_wheel.find_baseline(machine)
+    is_ours = machine == platform.machine()
+    key = engine_wheel.describe_machine(machine, portable=True)
     wheel = engine_wheel.find_cached(key)
-    if missing := system_packages.list_missing(will_compile=wheel is None):
+    if missing := system_packages.list_missing(
+        will_compile=wheel is None, machine="" if is_ours else machine
+    ):
         system_packages.install(missing)
     if wheel is None:
         with step("llama.cpp engine for shipping (compiles 4 to 12 minutes, once per machine)"):
-            wheel = engine_wheel.build(key, portable=True)
-    with tempfile.TemporaryDirectory() as folder:
-        unpacked = engine_wheel.unpack(wheel, Path(folder))
-        check_engine(SUITE_VENV / "bin" / "python", wheel, {"PYTHONPATH": str(unpacked)})
+            wheel = engine_wheel.build(key, machine, portable=True)
+    if is_ours:
+        with tempfile.TemporaryDirectory() as folder:
+            unpacked = engine_wheel.unpack(wheel, Path(folder))
+            check_engine(SUITE_VENV / "bin" / "python", wheel, {"PYTHONPATH": str(unpacked)})
+    else:
+        print(f"  not tried here: it is for {machine}, where the edge tests it when it starts")
     target = ROOT / "dist" / wheel.name
     target.parent.mkdir(exist_ok=True)
     shutil.copyfile(wheel, target)
-    baseline, _ = engine_wheel.find_baseline(platform.machine())
     size_mb = target.stat().st_size / 1e6
     print(f"{target.relative_to(ROOT)}: {size_mb:.1f} MB, for {baseline} or newer")
 
@@ -128,14 +134,15 @@ def prepare_protos() -> None:
 
 
 def main() -> None:
-    parts: dict[str, Callable[[], None]] = {
+    parts: dict[str, Callable[..., None]] = {
         "suite": prepare_suite,
         "engine-wheel": prepare_engine_wheel,
         "protos": prepare_protos,
         "buf": buf_tool.ensure,
     }
-    if len(sys.argv) != 2 or sys.argv[1] not in parts:
-        sys.exit(f"usage: prepare.py {' | '.join(parts)}")
+    name, *machine = sys.argv[1:] or [""]
+    if name not in parts or len(machine) > (name == "engine-wheel"):
+        sys.exit("usage: prepare.py suite | engine-wheel [MACHINE] | protos | buf")
     guard = ROOT / ".cache" / "setup.lock"
     try:
         guard.parent.mkdir(exist_ok=True)
@@ -149,7 +156,7 @@ def main() -> None:
             print("waiting for another set-up of this checkout to end …", flush=True)
             fcntl.flock(held, fcntl.LOCK_EX)
         try:
-            parts[sys.argv[1]]()
+            parts[name](*machine)
         except KeyboardInterrupt:
             sys.exit("\nset-up interrupted: repeat the command, it goes on where it stopped")
 

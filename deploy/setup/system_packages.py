@@ -31,10 +31,17 @@ def list_missing_for_environments() -> list[str]:
     return [] if importlib.util.find_spec("ensurepip") else list(VENV_PACKAGES)
 
 
-def list_missing(*, will_compile: bool) -> list[str]:
-    """Debian names of the packages this machine lacks; `will_compile` when no engine wheel is cached."""
+def list_missing(*, will_compile: bool, machine: str = "") -> list[str]:
+    """Debian names of the packages this machine lacks; `will_compile` when no engine wheel is cached.
+
+    `machine` is named when it is another's kind that is compiled for.
+    """
     missing = list_missing_for_environments()
     if sys.platform != "linux":
+        return missing
+    if machine:
+        if will_compile and shutil.which(f"{machine}-linux-gnu-g++") is None:
+            missing.append(f"g++-{machine.replace('_', '-')}-linux-gnu")
         return missing
     if will_compile and shutil.which(os.environ.get("CXX", "g++")) is None:
         missing += COMPILER_PACKAGES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 import engine_wheel
@@ -83,6 +84,20 @@ def test_a_wheel_to_ship_does_not_look_at_this_processor(machine: str, flag: str
 def test_a_machine_without_a_baseline_is_told_what_to_do() -> None:
     with pytest.raises(SystemExit, match="riscv64"):
         engine_wheel.choose_cmake_flags("riscv64", portable=True)
+
+
+def test_a_wheel_for_another_kind_of_machine_is_another_and_cross_compiled() -> None:
+    keys = {
+        engine_wheel.describe_machine(machine, portable=True)
+        for machine in ("", "x86_64", "aarch64")
+    }
+    assert len(keys) == 2  # one of them is this machine's own
+    own, foreign = sorted(("x86_64", "aarch64"), key=lambda one: one != platform.machine())
+    assert engine_wheel.choose_cross_build(own) == {}
+    cross = engine_wheel.choose_cross_build(foreign)
+    assert cross["CXX"] == f"{foreign}-linux-gnu-g++"
+    assert cross["_PYTHON_HOST_PLATFORM"] == f"linux-{foreign}"  # the wheel's tag
+    assert f"-DCMAKE_SYSTEM_PROCESSOR={foreign}" in cross["CMAKE_ARGS"].split()
 
 
 def test_only_x86_compilers_get_the_amx_flags() -> None:

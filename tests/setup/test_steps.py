@@ -66,6 +66,17 @@ def test_a_ready_wheel_still_needs_the_openmp_runtime(monkeypatch: pytest.Monkey
     assert system_packages.list_missing(will_compile=False) == ["libgomp1"]
 
 
+def test_a_compiler_for_another_machine_is_a_package_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    missing = system_packages.list_missing(will_compile=True, machine="aarch64")
+    assert missing == ["g++-aarch64-linux-gnu"]
+    missing = system_packages.list_missing(will_compile=True, machine="x86_64")
+    assert missing == ["g++-x86-64-linux-gnu"]
+    assert system_packages.list_missing(will_compile=False, machine="aarch64") == []
+
+
 def test_a_user_who_may_not_install_packages_is_told_the_exact_command(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -55,6 +55,21 @@ def test_a_consul_on_the_path_is_used(tmp_path: Path) -> None:
     assert (result.returncode, result.stdout) == (0, f"consul: {program}\n")
 
 
+def test_consul_is_fetched_from_the_machines_own_mirror_before_any_list_of_it_was(
+    tmp_path: Path,
+) -> None:
+    state, config = tmp_path / "state", tmp_path / "apt.conf"
+    (state / "lists" / "partial").mkdir(parents=True)
+    sources = tmp_path / "sources.list"
+    sources.write_text("deb [trusted=yes] file:///no-mirror/debian bookworm main\n")
+    config.write_text(
+        f'Dir::State "{state}"; Dir::Etc::SourceList "{sources}"; Dir::Etc::SourceParts "/dev/null";'
+    )
+    result = run_get_consul(tmp_path / "tools", APT_CONFIG=str(config))
+    assert result.returncode == 1
+    assert "no package list of Debian bullseye from file:/no-mirror/debian" in result.stderr
+
+
 def test_an_unpacked_consul_is_kept(tmp_path: Path) -> None:
     program = write_program(tmp_path / "tools" / "consul" / "usr" / "bin" / "consul")
     result = run_get_consul(tmp_path / "tools")
