@@ -7,7 +7,7 @@
 #   COMMAND  what to run in the clone (default: make setup)
 #   -k       go on in the root of the last call, its clone brought up to date, instead of starting from the bare archive
 #   -c       give the root this shared cache folder (default: none, so everything is downloaded and compiled)
-#   -w       give the root this wheel of the engine as its own build: under emulation the compiler would take hours
+#   -w       give the root this wheel of the engine as its own build, for a compiler under emulation takes very long
 #   -a       Debian's name of another processor, arm64 say: its programs then run under qemu's emulation
 #            (apt-get install -y mmdebstrap arch-test binfmt-support qemu-user-static)
 #

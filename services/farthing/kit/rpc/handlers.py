@@ -191,8 +191,8 @@ class _Scope:
                 rpc_status.to_status(status.encode_error(domain))
             )
         except grpc.aio.AbortError as aborted:
-            # The call keeps it and raises it again once its handler has returned. Its traceback would lead back to
-            # the call, and a cycle stays until the garbage collector comes, which here is minutes.
+            # The call keeps it and raises it again once its handler has returned. Its traceback leads back to the
+            # call: both would stay until the garbage collector comes.
             aborted.__traceback__ = aborted.__context__ = None
         return True
 
