@@ -8,6 +8,7 @@ import gguf
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.garbage import collecting_garbage
 from tests.support.tiny_gguf import SPECIALS
 
 from farthing.edge.codec import LlamaCodec
@@ -26,6 +27,12 @@ def codec(model_paths: dict[str, Path]) -> Iterator[LlamaCodec]:
 def test_tokens_spell_the_text_they_came_from(codec: TextCodec, text: str) -> None:
     tokens = codec.tokenize(text, special=False)
     assert b"".join(map(codec.token_bytes, tokens)).decode() == text
+
+
+def test_reading_tokens_leaves_nothing_to_collect(codec: TextCodec) -> None:
+    with collecting_garbage() as left:
+        assert codec.tokenize("some words", special=False)
+    assert left == []
 
 
 def test_control_tokens_are_read_only_where_they_may_be(codec: LlamaCodec) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from tests.support.garbage import collecting_garbage
 
 from farthing.edge.batch_backend import LlamaBatchBackend
 from farthing.edge.embedder import LlamaEmbedder
@@ -55,6 +56,12 @@ def test_vectors_have_length_one_and_do_not_depend_on_their_neighbours(
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     alone = np.concatenate([embedder.embed([tokens]) for tokens in texts])
     np.testing.assert_allclose(vectors, alone, atol=0.01)
+
+
+def test_embedding_leaves_nothing_to_collect(embedder: LlamaEmbedder) -> None:
+    with collecting_garbage() as left:
+        assert embedder.embed(TEXTS).any()
+    assert left == []
 
 
 def test_no_texts_give_no_vectors(embedder: LlamaEmbedder) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.support.garbage import collecting_garbage
 
 from farthing.edge.batch_backend import LlamaBatchBackend
 from farthing.edge.plan import LoadPlan
@@ -102,3 +104,16 @@ def test_a_slot_knows_its_tokens_and_nothing_else(
                 history, saved = shelf[-1]
                 backend.restore(slot, saved)
                 held[slot] = list(history)
+
+
+def test_a_saved_state_is_freed_with_its_last_use(backend: LlamaBatchBackend) -> None:
+    backend.reset()
+    backend.step([SlotWork(0, 0, [4, 5, 6])])
+    with collecting_garbage() as left:
+        saved = backend.save(0, 3)
+        state = ref(saved.state)
+        backend.restore(1, saved)
+        backend.copy(1, 2, 2)
+        del saved
+        assert state() is None
+    assert left == []

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import llama_cpp as llama
+import numpy as np
 
 from farthing.edge.llama_model import LlamaModel
+from farthing.edge.pointers import point_to
 from farthing.inference.chat_template import ChatTemplate, Message
 from farthing.kit.errors import Unimplemented
 
@@ -60,15 +62,21 @@ class LlamaCodec:
         if not data:
             return []
         room = len(data) + 16  # no tokenizer makes more tokens than bytes, but for a prefix
-        tokens = (llama.llama_token * room)()
-        count = llama.llama_tokenize(self._vocab, data, len(data), tokens, room, False, special)
-        if count < 0:
-            room = -count
-            tokens = (llama.llama_token * room)()
+        while True:
+            tokens = np.empty(room, np.int32)
             count = llama.llama_tokenize(
-                self._vocab, data, len(data), tokens, room, False, special
+                self._vocab,
+                data,
+                len(data),
+                point_to(tokens, llama.llama_token),
+                room,
+                False,
+                special,
             )
-        return list(tokens[:count])
+            if count >= 0:
+                found: list[int] = tokens[:count].tolist()
+                return found
+            room = -count
 
     def token_bytes(self, token: int) -> bytes:
         """See TextCodec."""

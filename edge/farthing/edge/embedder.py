@@ -110,7 +110,7 @@ class LlamaEmbedder:
             )
         for slot in range(len(group)):
             pointer = llama.llama_get_embeddings_seq(self._context, slot)
-            vectors[slot] = np.ctypeslib.as_array(pointer, (self.dimension,))
+            vectors[slot] = pointer[: self.dimension]
 
 
 def _group(

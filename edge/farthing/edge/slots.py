@@ -10,6 +10,7 @@ import llama_cpp as llama
 import numpy as np
 from numpy.typing import NDArray
 
+from farthing.edge.pointers import point_to
 from farthing.edge.saved_slot import LlamaSavedSlot
 from farthing.inference.batch_backend import SlotWork
 from farthing.kit.errors import Internal
@@ -160,13 +161,17 @@ class Slots:
     def _read_state(self, slot: int) -> NDArray[np.uint8]:
         size_bytes = self.state_bytes(slot)
         state = np.empty(size_bytes, np.uint8)
-        written = llama.llama_state_seq_get_data(self._context, _bytes(state), size_bytes, slot)
+        written = llama.llama_state_seq_get_data(
+            self._context, point_to(state, ctypes.c_uint8), size_bytes, slot
+        )
         if written != size_bytes or not size_bytes:
             raise _failed("take a slot's state out", f"{written} of {size_bytes} bytes")
         return state
 
     def _write_state(self, slot: int, state: NDArray[np.uint8]) -> None:
-        if not llama.llama_state_seq_set_data(self._context, _bytes(state), state.nbytes, slot):
+        if not llama.llama_state_seq_set_data(
+            self._context, point_to(state, ctypes.c_uint8), state.nbytes, slot
+        ):
             raise _failed("put a slot's state back", "there may be no room for it")
 
     def _require(self, slot: int, count: int) -> None:
@@ -174,10 +179,6 @@ class Slots:
             raise _failed(
                 f"use {count} tokens of slot {slot}", f"it holds {self._held_counts[slot]}"
             )
-
-
-def _bytes(state: NDArray[np.uint8]) -> Any:
-    return state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
 
 
 def _failed(what: str, why: str) -> Internal:

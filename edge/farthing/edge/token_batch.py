@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any
 
 import llama_cpp as llama
 import numpy as np
 
+from farthing.edge.pointers import point_to
 from farthing.inference.batch_backend import SlotWork
 
 
@@ -26,11 +26,11 @@ class TokenBatch:
         self._slot_addresses += np.uint64(self._slots.ctypes.data)
         self.handle = llama.llama_batch(
             n_tokens=0,
-            token=_pointer(self._tokens, ctypes.c_int32),
-            pos=_pointer(self._positions, ctypes.c_int32),
-            n_seq_id=_pointer(self._ones, ctypes.c_int32),
-            seq_id=_pointer(self._slot_addresses, ctypes.POINTER(ctypes.c_int32)),
-            logits=_pointer(self._wanted, ctypes.c_int8),
+            token=point_to(self._tokens, ctypes.c_int32),
+            pos=point_to(self._positions, ctypes.c_int32),
+            n_seq_id=point_to(self._ones, ctypes.c_int32),
+            seq_id=point_to(self._slot_addresses, ctypes.POINTER(ctypes.c_int32)),
+            logits=point_to(self._wanted, ctypes.c_int8),
         )
 
     def fill(self, work: Sequence[SlotWork]) -> int:
@@ -59,7 +59,3 @@ class TokenBatch:
         self._wanted[:count] = wanted
         self.handle.n_tokens = count
         return row_count
-
-
-def _pointer(array: Any, kind: Any) -> Any:
-    return ctypes.cast(array.ctypes.data, ctypes.POINTER(kind))
