@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import signal
@@ -75,8 +76,17 @@ def serve_child(
         signal.signal(number, signal.SIG_IGN)
     if memory_limit_bytes:
         limit_memory(memory_limit_bytes)
+
+    def load_for_good() -> LoadedEngine:
+        engine = load()
+        # What is alive now lives as long as the process; for the garbage collector to look at all of it again takes
+        # longer than many a step.
+        gc.collect()
+        gc.freeze()
+        return engine
+
     connection = socket.socket(fileno=descriptor)
-    EngineServer(connection, rules).run(load)
+    EngineServer(connection, rules).run(load_for_good)
     # Native libraries have threads and handlers of their own, and nothing here is left to save.
     sys.stdout.flush()
     sys.stderr.flush()
