@@ -108,6 +108,21 @@ async def test_an_answer_streams_and_ends_with_what_it_used(start: Start) -> Non
     assert end.usage.output_token_count == 6 and end.usage.compute_us >= 6 * 10_000
 
 
+async def test_an_answer_that_was_complete_stays_so_when_the_engine_is_lost(
+    start: Start,
+) -> None:
+    lab = await start()
+    async with aclosing(lab.engine.generate(ask("hello", 6))) as events:
+        first = await anext(events)
+        await eventually(lambda: bool(lab.told.ends), what="the whole answer")
+        os.kill(lab.pid, signal.SIGKILL)
+        await eventually(lambda: lab.engine.restart_count == 1, what="the loss")
+        rest = [event async for event in events]
+    text = first.delta.text + "".join(event.delta.text for event in rest)
+    assert text == toy_answer("hello", 6)
+    assert rest[-1].completion.finish_reason == common_pb2.FINISH_REASON_LENGTH
+
+
 async def test_refusals_come_back_as_they_were_raised(start: Start) -> None:
     lab = await start()
     with pytest.raises(InvalidArgument) as too_long:
