@@ -14,9 +14,12 @@ from tests.cloud.conftest import DEMO
 from tests.support.tiny_gqa import save_grouped_model
 from tests.support.tiny_onnx import CONTEXT, Shape, save_model
 
+from farthing.cloud.graph import prove
 from farthing.cloud.graph.convert import SlotGraph, convert
-from farthing.cloud.graph.document import NotConvertible
+from farthing.cloud.graph.document import Document, NotConvertible
 from farthing.cloud.graph.facts import graph_signature
+from farthing.cloud.graph.mixed import mix
+from farthing.cloud.graph.names import LENGTHS, beside
 from farthing.inference.store.onnx_folder import find_graph, folder_of, read_config
 
 
@@ -46,6 +49,31 @@ def test_attention_rotation_and_mask_become_one_operator_for_each_layer(tmp_path
     assert not {"Softmax", "Where", "Range", "Neg"} & set(kinds)
     assert (form.kv_heads, form.head_dimension, form.dtype) == (2, 32, "float32")
     assert not form.has_position_ids
+
+
+@pytest.mark.parametrize("write", [save_model, save_grouped_model])
+def test_two_groups_of_rows_share_a_run_where_that_answers_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], object]
+) -> None:
+    write(tmp_path / "model")
+    assert converted(tmp_path / "model", tmp_path / "form").can_mix
+
+    def mix_wrongly(document: Document) -> None:
+        mix(document)
+        for node in document.nodes:
+            if node.op_type == "If":  # the second group looks at the first one's lengths
+                (two,) = (a.g for a in node.attribute if a.name == "then_branch")
+                for inner in two.node:
+                    names = list(inner.input)
+                    del inner.input[:]
+                    inner.input.extend(
+                        LENGTHS if name == beside(LENGTHS) else name for name in names
+                    )
+
+    monkeypatch.setattr(prove, "mix", mix_wrongly)
+    form = converted(tmp_path / "model", tmp_path / "other")
+    assert not form.can_mix
+    assert "over slots" in form.how  # as good as before otherwise
 
 
 def test_the_original_is_left_untouched(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from farthing.inference.store.files import require_room, write_json
 from farthing.inference.store.onnx_signature import DecoderSignature
 
 # Raised whenever a conversion of the same graph would come out otherwise.
-CONVERTER_VERSION = 1
+CONVERTER_VERSION = 2
 _RECORD_NAME = "conversion.json"
 _MAKING = "making-"
 # Room for what is not the weights' own size: the graph, rotation tables.

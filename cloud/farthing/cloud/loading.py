@@ -22,6 +22,7 @@ from farthing.cloud.slots.device import DeviceMemory
 from farthing.cloud.slots.engine import SlotEngine
 from farthing.cloud.slots.memory import CacheShape, HostMemory, SlotMemory
 from farthing.cloud.slots.plain import PlainEngine
+from farthing.cloud.slots.runs import GraphForm
 from farthing.inference.batch_backend import SlotLayout
 from farthing.inference.store.onnx_folder import ModelConfig
 from farthing.inference.store.onnx_signature import DecoderSignature
@@ -102,7 +103,7 @@ def load_engine(
 def _load_slots(
     plan: LoadPlan, form: SlotGraph, context: int, device_tensors: bool
 ) -> LoadedEngine:
-    opened, dtype = _open_slots(plan, form, device_tensors)
+    opened, dtype, is_mixed = _open_slots(plan, form, device_tensors)
     shape = CacheShape(
         layers=form.layers,
         rows=0,
@@ -127,10 +128,16 @@ def _load_slots(
         _memory(opened, shape, device_tensors),
         rows,
         vocab_size=form.vocab_size,
-        has_position_ids=form.has_position_ids,
+        form=GraphForm(form.has_position_ids, is_mixed),
     )
     layout = _layout(
-        plan, opened.device, slot_count, context, shape.token_bytes, groups_prompts=True
+        plan,
+        opened.device,
+        slot_count,
+        context,
+        shape.token_bytes,
+        groups_prompts=True,
+        mixes_prompts=is_mixed,
     )
     return LoadedEngine(
         engine, opened, layout, form.vocab_size, weight_bytes, form.how, ExitStack()
@@ -139,15 +146,19 @@ def _load_slots(
 
 def _open_slots(
     plan: LoadPlan, form: SlotGraph, device_tensors: bool
-) -> tuple[OpenedSession, str]:
-    """The session and the cache's precision: CUDA's attention takes float16 alone."""
+) -> tuple[OpenedSession, str, bool]:
+    """The session, the cache's precision, and whether runs are mixed.
+
+    CUDA's attention takes float16 alone, and steps of single tokens are recorded there, which no graph with a choice
+    in it can be; whether mixed runs would be worth more has not been measured.
+    """
     graph = form.folder / GRAPH_NAME
     why_not = ""
     is_wide = form.dtype == "float32"
     if plan.device != "cpu":
         try:
             opened = open_session(
-                adapted(graph, half_cache=is_wide, best_in_graph=True),
+                adapted(graph, half_cache=is_wide, best_in_graph=True, mixed=False),
                 wish="cuda",
                 thread_count=plan.thread_count,
                 weights_folder=form.folder,
@@ -158,15 +169,17 @@ def _open_slots(
                 raise
             why_not = error.metadata["finding"]
         else:
-            return opened, "float16"
+            return opened, "float16", False
     half = is_wide and plan.kv_type == "fp16"
+    is_mixed = form.can_mix and not device_tensors
     opened = open_session(
-        adapted(graph, half_cache=half, best_in_graph=device_tensors),
+        adapted(graph, half_cache=half, best_in_graph=device_tensors, mixed=is_mixed),
         wish="cpu",
         thread_count=plan.thread_count,
         weights_folder=form.folder,
     )
-    return replace(opened, why_not_cuda=why_not), "float16" if half else form.dtype
+    dtype = "float16" if half else form.dtype
+    return replace(opened, why_not_cuda=why_not), dtype, is_mixed
 
 
 def _memory(opened: OpenedSession, shape: CacheShape, device_tensors: bool) -> SlotMemory:
@@ -207,9 +220,7 @@ def _load_plain(
         slot_count=slot_count,
         vocab_size=vocab_size,
     )
-    layout = _layout(
-        plan, opened.device, slot_count, context, token_bytes, groups_prompts=False
-    )
+    layout = _layout(plan, opened.device, slot_count, context, token_bytes)
     how = f"its own form, a request at a time ({refusal.finding})"
     return LoadedEngine(
         engine, opened, layout, vocab_size, graph.stat().st_size, how, ExitStack()
@@ -249,7 +260,8 @@ def _layout(
     context: int,
     token_bytes: int,
     *,
-    groups_prompts: bool,
+    groups_prompts: bool = False,
+    mixes_prompts: bool = False,
 ) -> SlotLayout:
     chunk = CHUNK_TOKEN_COUNTS[device]
     return SlotLayout(
@@ -259,4 +271,5 @@ def _layout(
         step_token_capacity=max(slot_count + 1, plan.step_token_capacity or chunk + slot_count),
         token_bytes=token_bytes,
         groups_prompts=groups_prompts,
+        mixes_prompts=mixes_prompts,
     )

@@ -38,7 +38,8 @@ class SlotLayout:
     A step takes up to `step_token_capacity` tokens. `token_bytes` is the memory of one token's keys and values in all
     layers, 0 when a slot's state has a fixed size. Unless `cuts_freely`, dropping the tail of a slot means computing
     what stays again: such a slot is best gone on with as a whole, or begun anew. With `groups_prompts` several prompts
-    that begin in one step cost clearly less than in a step each.
+    that begin in one step cost clearly less than in a step each; unless it also `mixes_prompts`, beside rows that
+    generate too.
     """
 
     slot_count: int
@@ -48,6 +49,7 @@ class SlotLayout:
     token_bytes: int
     cuts_freely: bool = True
     groups_prompts: bool = False
+    mixes_prompts: bool = False
 
 
 class SlotWork(NamedTuple):

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from farthing.api.common.v1 import common_pb2
 from farthing.api.inference.v1 import inference_pb2 as pb
 from farthing.inference.engine import Engine
 
+Generate = Callable[[pb.GenerateRequest], AsyncGenerator[pb.GenerateResponse]]
+
 _SEED_MODULUS = 1 << 63
+# Nobody sees a part of an answer that is asked for as a whole.
+_WHOLE_COALESCE_MS = 1_000
 # A candidate's event; none when it has ended in an error.
 _Told = tuple[int, pb.GenerateResponse | None]
 
@@ -104,7 +108,17 @@ def _join(ends: list[pb.Completion]) -> pb.Completion:
     return joined
 
 
-class Whole:
+async def complete(generate: Generate, request: pb.GenerateRequest) -> pb.CompleteResponse:
+    """The whole answer, of as few messages of the engine as it may send. Changes `request`."""
+    request.coalesce_ms = _WHOLE_COALESCE_MS
+    whole = _Whole(request.input.candidate_count)
+    async with aclosing(generate(request)) as events:
+        async for event in events:
+            whole.add(event)
+    return whole.response()
+
+
+class _Whole:
     """Puts an answer's events together."""
 
     def __init__(self, candidate_count: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from functools import partial
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import grpc
 
 from farthing.api.inference.v1 import inference_pb2 as pb
-from farthing.inference.candidates import Whole
+from farthing.inference.candidates import Generate, complete
 from farthing.kit.errors import DeadlineExceeded, FarthingError, Internal, Unavailable
 from farthing.kit.rpc import context as call_context
 from farthing.kit.rpc.deadlines import Deadlines
@@ -21,7 +20,6 @@ from farthing.kit.rpc.kept_calls import KeptCalls
 from farthing.kit.telemetry import names
 from farthing.kit.telemetry.spans import Span
 
-Generate = Callable[[pb.GenerateRequest], AsyncGenerator[pb.GenerateResponse]]
 # A caller half-closes as soon as it has read that the instance stops; who has not by then is not waited for.
 _LEAVE_S = 2.0
 _SERVICE = "farthing.api.inference.v1.InferenceService"
@@ -136,22 +134,16 @@ class _Session:
         span.end("error", error.message)
 
     async def _stream(self, start: pb.RelayStart) -> None:
-        coalesce_s = start.request.coalesce_ms / 1000
         async with aclosing(self._generate(start.request)) as events:
             async for event in events:
                 if event.HasField("completion"):
                     self._tell(pb.RelayEvent(id=start.id, completion=event.completion))
                     continue
                 self._tell(pb.RelayEvent(id=start.id, delta=event.delta))
-                if coalesce_s > 0:
-                    await asyncio.sleep(min(coalesce_s, 1.0))
 
     async def _complete(self, start: pb.RelayStart) -> None:
-        whole = Whole(start.request.input.candidate_count)
-        async with aclosing(self._generate(start.request)) as events:
-            async for event in events:
-                whole.add(event)
-        self._tell(pb.RelayEvent(id=start.id, answer=whole.response()))
+        answer = await complete(self._generate, start.request)
+        self._tell(pb.RelayEvent(id=start.id, answer=answer))
 
     def _tell(self, event: pb.RelayEvent) -> None:
         self._out.append(event)

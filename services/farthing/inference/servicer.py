@@ -12,7 +12,7 @@ import grpc
 from farthing.api.inference.v1 import inference_pb2 as pb
 from farthing.api.inference.v1 import inference_pb2_grpc as pb_grpc
 from farthing.inference import wire
-from farthing.inference.candidates import Whole, generate_candidates
+from farthing.inference.candidates import complete, generate_candidates
 from farthing.inference.core.validation import check_request, check_texts
 from farthing.inference.engine import Engine
 from farthing.inference.host import ModelHost
@@ -27,8 +27,6 @@ _SHORTEST_REPORT_S = 0.050
 _LONGEST_REPORT_S = 0.250
 # Kept below the promise for the time a report needs to get out.
 _REPORT_MARGIN_S = 0.020
-
-_LONGEST_COALESCE_MS = 1000
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 _WANTED = (
@@ -59,23 +57,15 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
         self, request: pb.GenerateRequest, context: _Context
     ) -> AsyncGenerator[pb.GenerateResponse]:
         """See inference.proto. Closing it frees the engine."""
-        coalesce_s = min(max(request.coalesce_ms, 0), _LONGEST_COALESCE_MS) / 1000
         async with aclosing(self._generate(request)) as events:
             async for event in events:
                 yield event
-                if coalesce_s and event.HasField("delta"):
-                    # Tokens that come meanwhile are joined by the engine's stream: fewer, larger messages.
-                    await asyncio.sleep(coalesce_s)
 
     async def Complete(
         self, request: pb.CompleteRequest, context: _Context
     ) -> pb.CompleteResponse:
         """See inference.proto."""
-        whole = Whole(request.request.input.candidate_count)
-        async with aclosing(self._generate(request.request)) as events:
-            async for event in events:
-                whole.add(event)
-        return whole.response()
+        return await complete(self._generate, request.request)
 
     async def Relay(  # type: ignore[override]  # writes its events itself
         self, requests: object, context: _Context

@@ -18,6 +18,7 @@ from farthing.inference.core.request import (
 from farthing.inference.model import Capability, ModelDescription
 from farthing.kit.errors import InvalidArgument
 
+_LONGEST_COALESCE_MS = 1_000
 _ROLES: dict[int, Speaker] = {
     pb.ROLE_SYSTEM: "system",
     pb.ROLE_USER: "user",
@@ -67,6 +68,7 @@ def decode_request(request: pb.GenerateRequest) -> EngineRequest:
         priority=_PRIORITIES[request.priority],
         tenant_id=request.tenant_id,
         adapter=request.adapter,
+        coalesce_us=1_000 * min(max(request.coalesce_ms, 0), _LONGEST_COALESCE_MS),
     )
 
 

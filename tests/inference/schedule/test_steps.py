@@ -4,16 +4,64 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.support.simulated_engine import WEIGHTS, SimulatedEngine, Wish
 
 from farthing.inference.core.cost_model import Weights
 from farthing.inference.core.priority import Priority
+from farthing.inference.core.schedule import filling
 from farthing.inference.core.schedule.budget import StepTargets
+from farthing.inference.core.schedule.filling import fill_step
+from farthing.inference.core.schedule.row import Row
 from farthing.inference.core.schedule.scheduler import Rules
 from farthing.inference.core.schedule.slots import Room
+from farthing.inference.core.schedule.values import Work
 
 ROOM = Room(4, 1_000, 4_000, 512)
 INTERACTIVE, STANDARD, BATCH = Priority
+
+
+def _row(slot: int, priority: Priority, pending: int, drafts: int, last_step: int) -> Row:
+    return Row(
+        slot, "a", priority, "", 20, 50, 0, 0, [], 20 + pending, 0, slot=slot, held_count=20,
+        draft_count=drafts, rank=priority, slot_turn=slot, last_step=last_step,
+    )  # fmt: skip
+
+
+@given(
+    st.lists(
+        st.builds(
+            _row,
+            st.just(0),
+            st.sampled_from(Priority) | st.just(STANDARD),
+            st.just(1) | st.integers(1, 3),
+            st.just(0) | st.integers(0, 2),
+            st.integers(0, 9),
+        ),
+        max_size=5,
+    ),
+    st.integers(1, 40),
+    st.sampled_from(Priority),
+    st.sampled_from([0, 9_000]),
+)
+def test_a_step_of_next_tokens_alone_is_what_weighing_everything_would_give(
+    rows: list[Row], capacity: int, expected: Priority, step_us: int
+) -> None:
+    for slot, row in enumerate(rows):
+        row.row_id = row.slot = slot
+    weights = Weights(step_us, 500, 900, 1) if step_us else Weights()
+
+    def fill() -> list[Work]:
+        return fill_step(
+            rows, weights, StepTargets(), capacity=capacity, step=10, expected=expected
+        )
+
+    quick = fill()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(filling, "_only_generate", lambda *_: False)
+        assert quick == fill()
 
 
 def test_a_prompt_is_cut_where_the_step_is_of_a_round_number_of_tokens() -> None:

@@ -343,6 +343,15 @@ def test_prompts_of_the_batch_class_begin_in_company_where_that_is_cheaper() -> 
     assert begin(True, [STANDARD], 0) == [1]
 
 
+def test_where_prompts_go_beside_rows_that_generate_none_waits_for_company() -> None:
+    engine = SimulatedEngine(Room(16, 200, 3_200, 64, groups_prompts=True, mixes_prompts=True))
+    engine.submit(Wish([9] * 5, token_limit=190, priority=BATCH))
+    engine.step()
+    engine.submit(Wish([1] * 5, token_limit=3, priority=BATCH))
+    engine.step()
+    assert sorted(work.count for work in engine.steps[-1].work) == [1, 5]
+
+
 def test_an_idle_engine_waits_for_company_a_small_part_of_what_prompts_take() -> None:
     def patience_us(groups: bool, prompt_counts: list[int], prefill_us: float) -> float:
         scheduler = Scheduler(Room(3, 5_000, 15_000, 256, groups), Rules())

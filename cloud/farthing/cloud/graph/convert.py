@@ -14,7 +14,7 @@ from farthing.cloud.graph.document import Document, NotConvertible
 from farthing.cloud.graph.integer_weights import unite_integer_products
 from farthing.cloud.graph.normalise import normalised
 from farthing.cloud.graph.probes import Attention, Rotation, RotationProbe, probe_attention
-from farthing.cloud.graph.prove import Witness, call_witness, hold_to
+from farthing.cloud.graph.prove import Witness, call_witness, hold_to, mixes
 from farthing.cloud.graph.slot_graph import declare, give_slots, head_input, want_tokens
 from farthing.cloud.graph.trial import Heads
 from farthing.cloud.graph.weights import link_external, move_out
@@ -30,7 +30,8 @@ _LONGEST_CONTEXT = 1 << 21
 class SlotGraph:
     """A graph in slot form, in its folder, and what is known of it.
 
-    A slot may hold `position_count` tokens. `how` tells what was done, for the log.
+    A slot may hold `position_count` tokens. `can_mix`: its mixed variant answers alike. `how` tells what was done, for
+    the log.
     """
 
     folder: Path
@@ -41,6 +42,7 @@ class SlotGraph:
     has_position_ids: bool
     vocab_size: int
     position_count: int
+    can_mix: bool
     how: str
 
 
@@ -75,6 +77,7 @@ def convert(
         has_position_ids="position_ids" in result.document.inputs,
         vocab_size=result.witness.vocab_size,
         position_count=result.position_count,
+        can_mix=mixes(result.witness, result.document, signature, result.heads),
         how=result.how,
     )
 
@@ -83,6 +86,7 @@ def convert(
 class _Result:
     document: Document
     witness: Witness
+    heads: Heads
     position_count: int
     how: str
 
@@ -126,7 +130,7 @@ def _take_native(
     declare(document, signature, heads)
     hold_to(witness, document, signature, heads)
     limit = min(context_length, position_count or context_length)
-    return _Result(document, witness, limit, "its own grouped attention, over slots")
+    return _Result(document, witness, heads, limit, "its own grouped attention, over slots")
 
 
 def _rewrite(document: Document, signature: DecoderSignature, context_length: int) -> _Result:
@@ -167,7 +171,7 @@ def _rewrite(document: Document, signature: DecoderSignature, context_length: in
             continue
         what = "grouped attention with its rotation" if rotation else "grouped attention"
         how = f"{what}, over slots" + (f" ({finding})" if finding else "")
-        return _Result(document, witness, context_length, how)
+        return _Result(document, witness, heads, context_length, how)
     raise NotConvertible(finding)
 
 

@@ -9,7 +9,16 @@ import numpy as np
 import onnx
 
 from farthing.cloud.graph.document import Document, NotConvertible
-from farthing.cloud.graph.names import LENGTHS, TOTAL, WANTED
+from farthing.cloud.graph.mixed import mix
+from farthing.cloud.graph.names import (
+    HAS_BESIDE,
+    LENGTHS,
+    SHAPE,
+    TOKEN_COUNTS,
+    TOTAL,
+    WANTED,
+    beside,
+)
 from farthing.cloud.graph.trial import Array, Call, Heads, Trial, relative_error
 from farthing.inference.store.onnx_signature import DecoderSignature
 
@@ -69,9 +78,6 @@ def hold_to(
 
     NotConvertible when an answer differs by more than rounding.
     """
-    tolerance = heads.tolerance
-    if any(node.op_type in _ROUNDED_PRODUCTS for node in document.nodes):
-        tolerance = max(tolerance, _ROUNDED_TOLERANCE)
     slots = _Slots(document, signature, heads)
     count = witness.count
     short = count // 2
@@ -89,6 +95,46 @@ def hold_to(
                                        [8, short + 4], [0, 1]),
          np.stack([expected[0, 7], expected[1, short + 3]])),
     )  # fmt: skip
+    _compare(document, heads, steps)
+
+
+def mixes(
+    witness: Witness, document: Document, signature: DecoderSignature, heads: Heads
+) -> bool:
+    """Whether the mixed variant of the slot form answers alike: a prompt, then a token behind it beside another one."""
+    variant = Document(document.to_model(), document.folder)
+    short = witness.count // 2
+    tokens, expected = witness.tokens, witness.logits
+    try:
+        mix(variant)
+        slots = _Slots(variant, signature, heads)
+        found_alone = slots.run_mixed(tokens[:1, :short], short, None, range(short))
+        found = slots.run_mixed(
+            tokens[:1, short : short + 1], short + 1, tokens[1:], range(1 + witness.count)
+        )
+        _compare(
+            variant,
+            heads,
+            (
+                ("a prompt", found_alone, expected[0, :short]),
+                (
+                    "a token beside a prompt",
+                    found,
+                    np.concatenate([expected[0, short : short + 1], expected[1]]),
+                ),
+            ),
+        )
+    except NotConvertible:
+        return False
+    return True
+
+
+def _compare(
+    document: Document, heads: Heads, steps: Iterable[tuple[str, Array, Array]]
+) -> None:
+    tolerance = heads.tolerance
+    if any(node.op_type in _ROUNDED_PRODUCTS for node in document.nodes):
+        tolerance = max(tolerance, _ROUNDED_TOLERANCE)
     for name, found, wanted in steps:
         error = relative_error(found, wanted)
         if error > tolerance:
@@ -105,6 +151,34 @@ class _Slots:
             (tensor.past_name, tensor.present_name): np.zeros(shape, heads.dtype)
             for tensor in signature.cache
         }
+
+    def run_mixed(
+        self, tokens: Array, held: int, prompt: Array | None, wanted: Iterable[int]
+    ) -> Array:
+        """`tokens` [1, count] into the first slot, which then holds so many, beside `prompt` into the second."""
+        count, prompt_count = tokens.size, 0 if prompt is None else prompt.size
+        both = tokens if prompt is None else np.concatenate([tokens, prompt], axis=1)
+        places = [*range(held - count, held), *range(prompt_count)]
+        rows = min(1, prompt_count)
+        feeds: dict[str, Array] = {
+            "input_ids": np.ascontiguousarray(both, np.int64),
+            "position_ids": np.array([places], np.int64),
+            LENGTHS: np.array([held - 1], np.int32),
+            TOTAL: np.array(held, np.int32),
+            SHAPE: np.array([1, count, -1], np.int64),
+            beside(LENGTHS): np.full(rows, prompt_count - 1, np.int32),
+            beside(TOTAL): np.array(prompt_count, np.int32),
+            beside(SHAPE): np.array([rows, prompt_count, -1], np.int64),
+            TOKEN_COUNTS: np.array([count, prompt_count], np.int64),
+            HAS_BESIDE: np.array(rows > 0),
+            WANTED: np.array(list(wanted), np.int64),
+        }
+        slots = {names: cache[:1] for names, cache in self._cache.items()}
+        slots |= {
+            (beside(past), beside(present)): cache[1 : 1 + rows]
+            for (past, present), cache in self._cache.items()
+        }
+        return self._trial.run_in_place(feeds, slots)
 
     def run(self, first: int, tokens: Array, held: list[int], wanted: list[int]) -> Array:
         """`tokens` [rows, count] into the slots from `first` on, which then hold so many tokens."""

@@ -1,4 +1,4 @@
-"""Fits a graph in slot form to its device: the cache's precision, and where the likeliest token is found."""
+"""Fits a graph in slot form to its device: the cache's precision, where the likeliest token is found, how runs form."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from farthing.cloud.graph.document import Document
+from farthing.cloud.graph.mixed import mix
 from farthing.cloud.graph.names import BEST
 from farthing.cloud.slots.likeliest import NO_TOKEN
 
@@ -16,11 +17,12 @@ from farthing.cloud.slots.likeliest import NO_TOKEN
 _PROJECTIONS, _TABLES = range(3), range(7, 9)
 
 
-def adapted(graph: Path, *, half_cache: bool, best_in_graph: bool) -> bytes:
+def adapted(graph: Path, *, half_cache: bool, best_in_graph: bool, mixed: bool) -> bytes:
     """The graph as the library takes it; its weights stay in its folder.
 
     `half_cache`: keys and values of a float32 graph in float16, which CUDA's attention needs and which takes half
-    the memory. `best_in_graph`: an output with the likeliest token of each row of logits.
+    the memory. `best_in_graph`: an output with the likeliest token of each row of logits. `mixed`: a run takes two
+    groups of rows.
     """
     document = Document(onnx.load(str(graph), load_external_data=False), graph.parent)
     if half_cache:
@@ -32,6 +34,8 @@ def adapted(graph: Path, *, half_cache: bool, best_in_graph: bool) -> bytes:
         )
     document.index()
     document.prune()
+    if mixed:
+        mix(document)
     return bytes(document.to_model().SerializeToString())
 
 

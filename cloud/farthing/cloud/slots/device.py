@@ -36,15 +36,16 @@ class DeviceMemory:
         zeros = np.zeros(size, shape.dtype)
         self._cache = [
             runtime.OrtValue.ortvalue_from_shape_and_type(size, zeros.dtype.type, device, 0)
-            for _ in shape.names
+            for _ in shape.names()
         ]
         for tensor in self._cache:  # memory that was never written may hold what is no number
             tensor.update_inplace(zeros)
         self._row_bytes = zeros.nbytes // shape.rows
 
-    def bind(self, binding: Any, first: int, count: int) -> None:
+    def bind(self, binding: Any, first: int, count: int, *, second: bool = False) -> None:
         """See SlotMemory."""
-        for names, place in zip(self.shape.names, self._places(first, count), strict=True):
+        every = zip(self.shape.names(second=second), self._places(first, count), strict=True)
+        for names, place in every:
             binding.bind_input(names[0], *place)
             binding.bind_output(names[1], *place)
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from farthing.cloud.core.groups import group_work
+from farthing.cloud.core.groups import Groups, group_work
 from farthing.cloud.core.rows import Rows, Window
 from farthing.cloud.slots.likeliest import check_row, check_tokens
 from farthing.cloud.slots.memory import Array, LogitsArena, SlotMemory
 from farthing.cloud.slots.options import StepOptions
-from farthing.cloud.slots.runs import Runs
+from farthing.cloud.slots.runs import GraphForm, Group, Runs
 from farthing.inference.batch_backend import Logits, SlotWork
 
 
@@ -57,6 +57,27 @@ class SavedRow:
         return int(self.values.nbytes)
 
 
+class _Singles(NamedTuple):
+    """A token for each of some `work`: the window of rows, `places` in it, and of each row its token and its start."""
+
+    work: Sequence[int]
+    window: Window
+    places: list[int]
+    tokens: list[int]
+    starts: list[int]
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no row in the window is without work."""
+        return len(self.places) == self.window.row_count
+
+    def as_group(self, ends: Mapping[int, int]) -> Group:
+        """The same beside other rows, which write up to these `ends`: one in the window that does writes behind it."""
+        first = self.window.first
+        starts = [max(start, ends.get(first + n, 0)) for n, start in enumerate(self.starts)]
+        return Group(self.window, [[token] for token in self.tokens], starts)
+
+
 class SlotEngine:
     """Slots over a graph in slot form. One thread."""
 
@@ -67,10 +88,11 @@ class SlotEngine:
         rows: Rows,
         *,
         vocab_size: int,
-        has_position_ids: bool,
+        form: GraphForm,
     ) -> None:
         self._memory, self._rows = memory, rows
-        self._runs = Runs(session, memory, has_position_ids=has_position_ids)
+        self._is_mixed = form.is_mixed
+        self._runs = Runs(session, memory, form)
         self._vocab_size = vocab_size
         self._arena = memory.arena(2 * rows.row_count, vocab_size)
         self._gathered: tuple[list[int], int, Window, list[int]] | None = None
@@ -91,17 +113,18 @@ class SlotEngine:
         fresh = [(n,) for n in groups.singles if work[n].start == 0]
         for group in (*groups.prompts, *fresh):
             self._rows.renew([work[n].slot for n in group])
-        used = 0
-        if groups.singles:  # first, so that their logits always lie in the same place
-            used = self._run_singles(work, groups.singles, options)
-            if len(groups.singles) == len(work) and most == 2 * len(work):
+        # Single tokens first, so that their logits always lie in the same place.
+        used, found = len(groups.singles), {n: at for at, n in enumerate(groups.singles)}
+        singles = self._place_singles(work, groups.singles) if groups.singles else None
+        if singles is not None and (used == len(work) or not self._is_mixed):
+            self._run_singles(singles, options)
+            self._hold(work, groups.singles)
+            if used == len(work) == most - len(work):
                 return SlotOutput(self._arena, range(used), used)
-        found = dict(zip(groups.singles, range(used), strict=True))
-        for group in groups.prompts:
-            for part in self._neighbours(work, group):
-                used = self._run_rows(work, part, found, used, options)
-        for n in groups.chunks:
-            used = self._run_rows(work, (n,), found, used, options)
+            singles = None
+        for part in self._parts(work, groups):
+            used = self._run_rows(work, part, found, used, options, singles)
+            singles = None
         places = [
             place
             for n, one in enumerate(work)
@@ -142,6 +165,11 @@ class SlotEngine:
         self._rows.clear()
         self._runs.clear()
 
+    def _parts(self, work: Sequence[SlotWork], groups: Groups) -> list[tuple[int, ...]]:
+        """All but the single tokens, as it is computed together."""
+        prompts = [part for group in groups.prompts for part in self._neighbours(work, group)]
+        return [*prompts, *((n,) for n in groups.chunks)]
+
     def _neighbours(
         self, work: Sequence[SlotWork], group: Sequence[int]
     ) -> list[tuple[int, ...]]:
@@ -163,30 +191,38 @@ class SlotEngine:
         found: dict[int, int],
         used: int,
         options: StepOptions,
+        singles: _Singles | None,
     ) -> int:
-        """Prompts or a chunk in rows that follow one another; `found` gets the first arena row of each."""
+        """Prompts or a chunk in rows that follow one another; `found` gets the first arena row of each.
+
+        `singles` are computed in the same run; their logits go to the arena's first rows.
+        """
         first = self._rows.row_of(work[part[0]].slot)
-        count = max(len(work[n].tokens) for n in part)
+        window, count = Window(first, len(part)), max(len(work[n].tokens) for n in part)
+        groups = [Group(window, [work[n].tokens for n in part], [work[n].start for n in part])]
         wanted: list[int] = []
+        before = arena_first = 0
+        if singles is None:
+            arena_first = used
+        else:
+            ends = {first + at: start + count for at, start in enumerate(groups[0].starts)}
+            groups.insert(0, singles.as_group(ends))
+            wanted.extend(singles.places)
+            before = singles.window.row_count
         for at, n in enumerate(part):
-            found[n] = used + len(wanted)
-            end = at * count + len(work[n].tokens)
+            found[n] = arena_first + len(wanted)
+            end = before + at * count + len(work[n].tokens)
             wanted.extend(range(end - max(1, work[n].wanted_count), end))
-        self._runs.over(Window(first, len(part))).execute(
-            [work[n].tokens for n in part],
-            [work[n].start for n in part],
-            wanted,
-            self._arena,
-            used,
-            options.plain(),
+        self._runs.over(*(group.window for group in groups)).execute(
+            groups, wanted, self._arena, arena_first, options.plain()
         )
         self._hold(work, part)
-        return used + len(wanted)
+        if singles is not None:
+            self._hold(work, singles.work)
+        return arena_first + len(wanted)
 
-    def _run_singles(
-        self, work: Sequence[SlotWork], singles: Sequence[int], options: StepOptions
-    ) -> int:
-        """One token for each of these, whose logits go to the arena's first rows in this order."""
+    def _place_singles(self, work: Sequence[SlotWork], singles: Sequence[int]) -> _Singles:
+        """Brings the slots of these together, and says who computes what where."""
         window, places = self._gather([work[n].slot for n in singles])
         is_full = len(places) == window.row_count
         if is_full:
@@ -197,18 +233,20 @@ class SlotEngine:
         for place, n in zip(places, singles, strict=True):
             one = work[n]
             tokens[place], starts[place] = one.tokens[0], one.start
-        run = self._runs.over(window)
-        records = is_full and options.records_graphs
+        return _Singles(singles, window, places, tokens, starts)
+
+    def _run_singles(self, singles: _Singles, options: StepOptions) -> None:
+        """A run of these alone, whose logits go to the arena's first rows in this order."""
+        run = self._runs.over(singles.window)
+        records = singles.is_full and options.records_graphs
         run.execute_singles(
-            tokens,
-            starts,
-            places,
+            singles.tokens,
+            singles.starts,
+            singles.places,
             self._arena,
             options.decoding(run.number) if records else options.plain(),
             fixed_total=self._memory.shape.tokens if records else 0,
         )
-        self._hold(work, singles)
-        return len(places)
 
     def _gather(self, slots: list[int]) -> tuple[Window, list[int]]:
         """The window of these slots, and the place of each in it. Most steps have the slots of the one before."""

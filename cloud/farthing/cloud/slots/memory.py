@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from farthing.cloud.graph.names import beside
 from farthing.cloud.slots.likeliest import find_likeliest
 from farthing.inference.batch_backend import Logits
 
@@ -31,14 +32,14 @@ class CacheShape:
         width = np.dtype(self.dtype).itemsize
         return 2 * self.layers * self.heads * self.dimension * width
 
-    @property
-    def names(self) -> list[tuple[str, str]]:
-        """Input and output of each tensor: keys, then values, layer by layer."""
-        return [
+    def names(self, *, second: bool = False) -> list[tuple[str, str]]:
+        """Input and output of each tensor: keys, then values, layer by layer; or those of a second group of rows."""
+        names = [
             (f"past_key_values.{layer}.{part}", f"present.{layer}.{part}")
             for layer in range(self.layers)
             for part in ("key", "value")
         ]
+        return [(beside(past), beside(present)) for past, present in names] if second else names
 
 
 class Feed(Protocol):
@@ -76,8 +77,8 @@ class SlotMemory(Protocol):
     @property
     def shape(self) -> CacheShape: ...
 
-    def bind(self, binding: Any, first: int, count: int) -> None:
-        """Makes a run read and write these rows in place."""
+    def bind(self, binding: Any, first: int, count: int, *, second: bool = False) -> None:
+        """Makes a run read and write these rows in place, as its first group or its second."""
 
     def feed(self, binding: Any, name: str, values: Array, *, on_host: bool = False) -> Feed:
         """An input of a run, of these values' shape; `on_host`: the library reads it there on any device."""
@@ -106,9 +107,9 @@ class HostMemory:
             shape.dtype,
         )
 
-    def bind(self, binding: Any, first: int, count: int) -> None:
+    def bind(self, binding: Any, first: int, count: int, *, second: bool = False) -> None:
         """See SlotMemory."""
-        for names, tensor in zip(self.shape.names, self._cache, strict=True):
+        for names, tensor in zip(self.shape.names(second=second), self._cache, strict=True):
             part = tensor[first : first + count]
             place = ("cpu", 0, part.dtype.type, part.shape, part.ctypes.data)
             binding.bind_input(names[0], *place)

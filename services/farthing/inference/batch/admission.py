@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from farthing.inference.batch_backend import SlotLayout, TextCodec
 from farthing.inference.core.draft import Drafter
 from farthing.inference.core.generation import Generation
+from farthing.inference.core.priority import Priority
 from farthing.inference.core.prompt import encode_prompt, plan_token_limit, request_bytes
 from farthing.inference.core.reasoning import ReasoningCounter, find_marks
-from farthing.inference.core.request import EngineRequest
+from farthing.inference.core.request import EngineRequest, TokenEvent
 from farthing.inference.core.request_meter import RequestMeter
 from farthing.inference.core.sampling import Constraint
-from farthing.inference.core.schedule.prefixes import hash_blocks
+from farthing.inference.core.schedule.prefixes import BLOCK_TOKEN_COUNT, hash_blocks
 from farthing.inference.core.schedule.values import Arrival
 from farthing.inference.model import ModelDescription
 from farthing.kit.errors import NotFound, Unimplemented
 
 MakeConstraint = Callable[[str], Constraint]
+
+# Tokens of the batch class are told so seldom: each message takes its share of the device's time from everybody.
+_BATCH_COALESCE_US = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,10 @@ class AdmissionRules:
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """One row and its answer. `tokens` are all that are known; `chain` the hashes of their whole blocks."""
+    """One row and its answer. `tokens` are all that are known; `chain` the hashes of their whole blocks.
+
+    `untold` is what was drawn and not shown yet.
+    """
 
     request: EngineRequest
     arrival: Arrival
@@ -42,16 +49,29 @@ class Job:
     meter: RequestMeter
     drafter: Drafter
     guesses: list[int]
+    untold: list[TokenEvent] = field(default_factory=list)
     shown: bool = False
+    told_turn: int = -1
     failure_count: int = 0
 
     @property
     def job_id(self) -> int:
         return self.arrival.row_id
 
+    def may_tell(self, now_us: int) -> bool:
+        """Whether what is untold goes out now: the first of it at once, more in turns that all jobs alike have."""
+        is_batch = self.request.priority == Priority.BATCH
+        pause_us = max(self.request.coalesce_us, _BATCH_COALESCE_US if is_batch else 1)
+        turn = now_us // pause_us
+        is_new = turn != self.told_turn
+        self.told_turn = turn
+        return is_new
+
     def extend(self, tokens: list[int]) -> None:
         """More tokens are known."""
         self.tokens.extend(tokens)
+        if len(self.tokens) // BLOCK_TOKEN_COUNT == len(self.chain):
+            return
         self.chain = hash_blocks(
             self.tokens,
             tenant_id=self.request.tenant_id,

@@ -96,6 +96,7 @@ class BatchLoop:
                 layout.token_capacity,
                 layout.step_token_capacity,
                 layout.groups_prompts,
+                layout.mixes_prompts,
             ),
             rules,
         )
@@ -201,6 +202,8 @@ class BatchLoop:
             job.meter.begin(queue_us=now_us - job.arrival.arrival_us, cached_count=reused_count)
             self.totals.prompt_count += job.arrival.prompt_count
             self.totals.reused_count += reused_count
+        for job_id in plan.paused:
+            self._show(self._jobs[job_id])
         self.totals.pause_count += len(plan.paused)
 
     def _part(self, work: Work) -> _Part:
@@ -256,7 +259,7 @@ class BatchLoop:
         duration_us = max(1, (self._now_ns() - started_ns) // 1000)
         self._share(parts, duration_us)
         for part in parts:
-            self._tell(part)
+            self._tell(part, started_ns // 1000)
 
     def _draw(self, parts: list[_Part], output: StepOutput) -> None:
         takes_best = any(p.work.samples and p.job.generation.takes_best for p in parts)
@@ -287,7 +290,7 @@ class BatchLoop:
 
     def _share(self, parts: list[_Part], duration_us: int) -> None:
         """Each row pays for its share of the step, and the shares are the step."""
-        weights, whole = self._costs.weights, StepSize(0, 0, 0)
+        weights = self._costs.weights
         parts_us = [weights.weigh(part.size) for part in parts]
         energy_uj = self._energy.take_uj() if self._energy is not None else 0
         energies = split_us(energy_uj, parts_us) if energy_uj else [0] * len(parts)
@@ -297,45 +300,52 @@ class BatchLoop:
         ):
             kv_bytes = (part.work.start + part.work.count) * token_bytes
             part.job.meter.add_step(part.size, share_us, kv_bytes, energy_uj=share_uj)
-            whole = whole.plus(part.size)
+        prefill_counts, decode_counts, kv_counts = zip(*(p.size for p in parts), strict=True)
+        whole = StepSize(sum(prefill_counts), sum(decode_counts), sum(kv_counts))
         self._costs.add(whole, duration_us)
         self.totals.step_count += 1
         self.totals.busy_us += duration_us
         self.totals.energy_uj += energy_uj
 
-    def _tell(self, part: _Part) -> None:
+    def _tell(self, part: _Part, now_us: int) -> None:
         job, drawn = part.job, part.drawn
         if part.error is not None:
             self._fail(job, part.error)
             return
         if not drawn:
             return
-        events = [one.event for one in drawn if one.event is not None]
-        if events:
-            self._show(job, _join(events))
+        job.untold.extend(one.event for one in drawn if one.event is not None)
         reason = drawn[-1].finish_reason
         if reason is not None:
             self._end(job, reason)
             return
+        if job.untold and job.may_tell(now_us):
+            self._show(job)
         job.extend([one.token for one in drawn])
         self._scheduler.drew(job.job_id, accepted_count=len(drawn) - 1, chain=job.chain)
 
     # -- the ends of jobs -----------------------------------------------------------------
 
-    def _show(self, job: Job, event: TokenEvent) -> None:
-        job.meter.add_output(event.token_count, event.text)
-        job.shown = True
-        self._out.append((job.job_id, event))
+    def _show(self, job: Job) -> None:
+        """What is untold of the answer, if anything."""
+        if job.untold:
+            event = _join(job.untold)
+            job.meter.add_output(event.token_count, event.text)
+            job.untold, job.shown = [], True
+            self._out.append((job.job_id, event))
 
     def _end(self, job: Job, reason: FinishReason) -> None:
         rest = job.generation.flush()
         if rest is not None:
-            self._show(job, rest)
+            job.untold.append(rest)
+        self._show(job)
         usage = self._drop(job)
         self._out.append((job.job_id, DoneEvent(reason, usage, self._backend.model.digest)))
 
     def _fail(self, job: Job, error: FarthingError) -> None:
         """Who has seen something of the answer gets its end, with what it used; who has not gets the error."""
+        if job.shown:
+            self._show(job)
         usage = self._drop(job)
         done = DoneEvent(FinishReason.ERROR, usage, self._backend.model.digest)
         self._out.append((job.job_id, done if job.shown else error))

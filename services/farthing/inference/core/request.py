@@ -42,7 +42,8 @@ class Sampling:
 class EngineRequest:
     """A checked request. Exactly one of `messages` and `prompt` is not empty.
 
-    `max_tokens` 0 means up to 256 or what the context leaves; `compute_limit_us` 0 no limit.
+    `max_tokens` 0 means up to 256 or what the context leaves; `compute_limit_us` 0 no limit; tokens that come within
+    `coalesce_us` may be told together.
     """
 
     request_id: str
@@ -59,6 +60,7 @@ class EngineRequest:
     priority: Priority = Priority.STANDARD
     tenant_id: str = ""
     adapter: str = ""
+    coalesce_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,14 +44,19 @@ def fill_step(
     capacity: int,
     step: int,
     expected: Priority = Priority.BATCH,
+    mixes: bool = False,
 ) -> list[Work]:
     """Work of one step for rows of one adapter, at most `capacity` tokens, by slot.
 
-    `expected` is the best class of which a request may come while the step runs.
+    `expected` is the best class of which a request may come while the step runs. An engine that `mixes` computes
+    prompts and next tokens sooner in one step than in two.
     """
+    if _only_generate(rows, expected, capacity):
+        # Most steps are such, and nothing is to be weighed in them.
+        return [Work(row.row_id, row.slot, row.held_count, 1, 0, True) for row in rows]
     urgent = [row for row in rows if row.priority <= expected]
     patient = [row for row in rows if row.priority > expected]
-    filled = _fill_by_class(urgent, weights, targets, capacity, step)
+    filled = _fill_by_class(urgent, weights, targets, capacity, step, mixes=mixes)
     if patient:
         short_us = targets.wait_us(expected, weights)
         if filled.bears_all(patient, short_us):
@@ -67,8 +72,31 @@ def fill_step(
     return sorted(filled.work, key=lambda one: one.slot)
 
 
+def _only_generate(rows: Sequence[Row], expected: Priority, capacity: int) -> bool:
+    """Whether all rows are of one class that need not give way, are to have a token each, and come by slot."""
+    if not rows or len(rows) > capacity or rows[0].priority > expected:
+        return False
+    first, last_slot = rows[0].priority, -1
+    for row in rows:
+        if (
+            row.token_count - row.held_count != 1
+            or row.priority != first
+            or row.draft_count
+            or row.slot <= last_slot
+        ):
+            return False
+        last_slot = row.slot
+    return True
+
+
 def _fill_by_class(
-    rows: Sequence[Row], weights: Weights, targets: StepTargets, capacity: int, step: int
+    rows: Sequence[Row],
+    weights: Weights,
+    targets: StepTargets,
+    capacity: int,
+    step: int,
+    *,
+    mixes: bool,
 ) -> _Step:
     """Everybody who generates, best class first, and what time is left for prompts."""
     best = min((row.priority for row in rows), default=Priority.BATCH)
@@ -81,7 +109,9 @@ def _fill_by_class(
     filled = _Step(weights, targets.of(best), capacity)
     mates = [row for row in generating if row.priority == best]
     # Where nobody of the best class generates yet, its prompts are cut to what those bear who do.
-    alone = not mates or (bool(prompts) and filled.may_precede(prompts[0], mates, step))
+    alone = not mates or (
+        bool(prompts) and not mixes and filled.may_precede(prompts[0], mates, step)
+    )
     bearable_us = targets.of(generating[0].priority) if generating else targets.batch_us
     if not alone:
         for row in mates:

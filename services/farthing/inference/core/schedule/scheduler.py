@@ -135,6 +135,7 @@ class Scheduler:
             capacity=self._room.step_token_capacity,
             step=self._step,
             expected=self._expected(now_us),
+            mixes=self._room.mixes_prompts,
         )
         for one in work:
             self._rows[one.row_id].last_step = self._step
@@ -232,7 +233,7 @@ class Scheduler:
 
     def _in_company(self, rows: list[Row], now_us: int) -> list[Row]:
         """All rows, or those without prompts of the batch class that still wait for others to begin with."""
-        if not self._room.groups_prompts:
+        if not self._room.groups_prompts or self._room.mixes_prompts:
             return rows
         patient = [
             row

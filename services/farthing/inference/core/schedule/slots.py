@@ -23,6 +23,7 @@ class Room:
     token_capacity: int
     step_token_capacity: int
     groups_prompts: bool = False
+    mixes_prompts: bool = False
 
     @property
     def is_shared(self) -> bool:
