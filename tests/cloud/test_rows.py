@@ -54,6 +54,26 @@ def test_new_content_gets_neighbouring_rows_where_there_are_such() -> None:
     assert rows.row_of(2) == rows.row_of(1) + 1
 
 
+def test_whoever_does_nothing_makes_room_for_new_content_to_lie_together() -> None:
+    rows = filled(10, 20, 30, 40)  # and a free row behind them
+    assert rows.renew([1, 3], busy=[1, 3]) == []
+    assert (rows.row_of(1), rows.row_of(3)) == (3, 4)
+    rows = filled(10, 20, 30, 40)
+    assert rows.renew([0, 2], busy=[0, 2]) == [Move(1, 4, 20)]
+    assert [rows.row_of(slot) for slot in range(4)] == [0, 4, 1, 3]
+    rows = filled(10, 20, 30, 40)
+    assert rows.renew([0, 2], busy=range(4)) == []  # nobody may be moved
+    assert (rows.row_of(0), rows.row_of(2)) == (0, 2)
+
+
+def test_what_holds_more_than_a_run_costs_stays_where_it_is() -> None:
+    rows = filled(1, 801, 1, 900, tokens_per_idle_row=100)
+    assert rows.renew([0, 2]) == []
+    assert (rows.row_of(0), rows.row_of(2)) == (0, 2)
+    rows = filled(1, 800, 1, 900, tokens_per_idle_row=100)
+    assert rows.renew([0, 2]) == [Move(1, 4, 800)]
+
+
 def test_a_change_of_place_is_told_by_the_version() -> None:
     rows = filled(10, 10)
     before = rows.version
@@ -83,7 +103,10 @@ def test_every_slot_keeps_its_own_content_whatever_is_computed(
     truth: dict[int, list[str]] = {}
     for number, (computed, renewed) in enumerate(steps):
         if renewed:
-            rows.renew(sorted(renewed))
+            for move in rows.renew(sorted(renewed), busy=computed):
+                memory[move.target][: move.token_count] = memory[move.source][
+                    : move.token_count
+                ]
             truth.update({slot: [] for slot in renewed})
         live = sorted(slot for slot in computed if slot in truth)
         if not live:

@@ -236,7 +236,7 @@ async def measure_latency(model: Path, work: Path, rounds: int) -> list[Result]:
                 percentile(batched, 99) / percentile(queued, 99), "x", "<= 0.5",
             ),
         ]  # fmt: skip
-        results += await _measure_classes(ours, capacity, 8 * rounds)
+        results += await _measure_classes(ours, capacity, 16 * rounds)
     return results
 
 

@@ -152,7 +152,8 @@ async def stream_together(
 ) -> tuple[float, list[Answered]]:
     """`count` requests sent at once: generated tokens per second until the last has ended, and the answers.
 
-    Of the batch class, whose steps are the longest: what is measured is how much there is, not how soon.
+    Of the batch class, whose steps are the longest and whose tokens are told together every 100 ms: what is measured is
+    how much there is, not how soon.
     """
     asks = [Ask(make_prompt(prompt_tokens), max_tokens, priority) for _ in range(count)]
     started_s = time.monotonic()

@@ -7,8 +7,11 @@ moved when idle rows have cost as much as the move would: at most twice what a p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+
+# A run reads all weights, an idle row's products cost about as much as an eighth of that.
+_IDLE_ROWS_PER_RUN = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +77,25 @@ class Rows:
         self._debt_tokens = 0
         self.version += 1
 
-    def renew(self, slots: Sequence[int]) -> None:
-        """Gives each of these slots a row for new content, neighbouring ones in order where there are such."""
+    def release(self, slots: Sequence[int]) -> None:
+        """Empties these slots."""
         for slot in slots:
             self._release(slot)
+
+    def renew(self, slots: Sequence[int], *, busy: Collection[int] = ()) -> list[Move]:
+        """Gives each of these slots a row for new content. Returns what to move before.
+
+        The rows are neighbours in order, unless to make room for that would cost more than a run; who is `busy` stays.
+        """
+        self.release(slots)
         free = [row for row, slot in enumerate(self._slots) if slot < 0]
-        start = _first_run(free, len(slots))
-        for slot, row in zip(slots, free[start:], strict=False):
+        found, moves = _first_run(free, len(slots)), list[Move]()
+        if found is None and (cleared := self._cheapest_run(len(slots), busy)) is not None:
+            moves = self._clear(cleared)
+            found = cleared
+        for slot, row in zip(slots, found or free, strict=False):
             self._settle(slot, row)
+        return moves
 
     def gather(self, slots: Sequence[int]) -> tuple[Window, list[Move]]:
         """The window in which these slots are computed together, and what to move before."""
@@ -105,16 +119,38 @@ class Rows:
 
     def _pull(self, top: int, hole: int) -> list[Move]:
         """Moves what lies in `top` into `hole`, whose own content goes to a free row."""
-        moves = []
-        tenant, mover = self._slots[hole], self._slots[top]
-        if tenant >= 0:
-            # The highest free row: what does nothing now should lie out of the way.
-            spare = max(row for row, slot in enumerate(self._slots) if slot < 0)
-            moves.append(Move(hole, spare, self._held[tenant]))
-            self._settle(tenant, spare)
+        mover = self._slots[top]
+        moves = self._vacate(hole)
         moves.append(Move(top, hole, self._held[mover]))
         self._settle(mover, hole)
         return [move for move in moves if move.token_count]
+
+    def _cheapest_run(self, count: int, busy: Collection[int]) -> range | None:
+        """The neighbouring rows whose tenants hold least, if that is worth a run."""
+        best = None
+        best_cost = _IDLE_ROWS_PER_RUN * self._tokens_per_idle_row + 1
+        for first in range(len(self._slots) - count + 1):
+            rows = range(first, first + count)
+            cost = sum(self.held_in(row) for row in rows)
+            if cost < best_cost and not any(self._slots[row] in busy for row in rows):
+                best, best_cost = rows, cost
+        return best
+
+    def _clear(self, rows: range) -> list[Move]:
+        """Moves whoever lies there to free rows elsewhere."""
+        moves = [move for row in rows for move in self._vacate(row, outside=rows)]
+        return [move for move in moves if move.token_count]
+
+    def _vacate(self, row: int, outside: Collection[int] = ()) -> list[Move]:
+        """Moves whoever lies there to the highest free row: what does nothing now should lie out of the way."""
+        tenant = self._slots[row]
+        if tenant < 0:
+            return []
+        free = (other for other, slot in enumerate(self._slots) if slot < 0)
+        spare = max(other for other in free if other not in outside)
+        move = Move(row, spare, self._held[tenant])
+        self._settle(tenant, spare)
+        return [move]
 
     def _release(self, slot: int) -> None:
         if (row := self._rows[slot]) >= 0:
@@ -129,9 +165,9 @@ class Rows:
         self.version += 1
 
 
-def _first_run(free: Sequence[int], count: int) -> int:
-    """Where in `free` the first `count` neighbouring rows start; 0 when there are none such."""
+def _first_run(free: Sequence[int], count: int) -> range | None:
+    """The first `count` neighbouring rows that are free."""
     for start in range(len(free) - count + 1):
         if free[start + count - 1] - free[start] == count - 1:
-            return start
-    return 0
+            return range(free[start], free[start] + count)
+    return None

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farthing.cloud.core.groups import Groups, group_work
-from farthing.cloud.core.rows import Rows, Window
+from farthing.cloud.core.rows import Move, Rows, Window
 from farthing.cloud.slots.likeliest import check_row, check_tokens
 from farthing.cloud.slots.memory import Array, LogitsArena, SlotMemory
 from farthing.cloud.slots.options import StepOptions
@@ -110,9 +110,11 @@ class SlotEngine:
         if most > self._arena.capacity:
             self._runs.clear()
             self._arena = self._memory.arena(most, self._vocab_size)
-        fresh = [(n,) for n in groups.singles if work[n].start == 0]
-        for group in (*groups.prompts, *fresh):
-            self._rows.renew([work[n].slot for n in group])
+        for n in groups.singles:
+            if work[n].start == 0:
+                self._rows.renew([work[n].slot])
+        for group in groups.prompts:
+            self._rows.release([work[n].slot for n in group])
         # Single tokens first, so that their logits always lie in the same place.
         used, found = len(groups.singles), {n: at for at, n in enumerate(groups.singles)}
         singles = self._place_singles(work, groups.singles) if groups.singles else None
@@ -166,9 +168,13 @@ class SlotEngine:
         self._runs.clear()
 
     def _parts(self, work: Sequence[SlotWork], groups: Groups) -> list[tuple[int, ...]]:
-        """All but the single tokens, as it is computed together."""
-        prompts = [part for group in groups.prompts for part in self._neighbours(work, group)]
-        return [*prompts, *((n,) for n in groups.chunks)]
+        """All but the single tokens, as it is computed together; prompts get their rows."""
+        parts: list[tuple[int, ...]] = []
+        busy = {one.slot for one in work}
+        for group in groups.prompts:
+            self._move(self._rows.renew([work[n].slot for n in group], busy=busy))
+            parts += self._neighbours(work, group)
+        return [*parts, *((n,) for n in groups.chunks)]
 
     def _neighbours(
         self, work: Sequence[SlotWork], group: Sequence[int]
@@ -256,11 +262,14 @@ class SlotEngine:
             if is_full and version == self._rows.version and before == slots:
                 return window, places
         window, moves = self._rows.gather(slots)
-        for move in moves:
-            self._memory.copy(move.source, move.target, move.token_count)
+        self._move(moves)
         places = [self._rows.row_of(slot) - window.first for slot in slots]
         self._gathered = (slots, self._rows.version, window, places)
         return window, places
+
+    def _move(self, moves: Sequence[Move]) -> None:
+        for move in moves:
+            self._memory.copy(move.source, move.target, move.token_count)
 
     def _hold(self, work: Sequence[SlotWork], done: Sequence[int]) -> None:
         for n in done:
