@@ -259,6 +259,24 @@ def test_single_tokens_and_a_prompt_beside_them_are_one_run_on_a_cpu(
     backend.close()
 
 
+def test_who_makes_room_for_prompts_goes_on_as_before(tmp_path: Path) -> None:
+    decoder = save_model(tmp_path, shape=Shape(head=16))
+    backend = OrtBatchBackend(slots_plan(tmp_path, slot_count=4))
+    texts = [prompt[:3] for prompt in PROMPTS]
+    backend.step([SlotWork(slot, 0, text) for slot, text in enumerate(texts)])
+    texts[0], texts[2] = [9, 8, 7, 6], [1, 2, 3, 4]
+    # Their rows and the spare one lie apart, and slot 1 between them.
+    backend.step([SlotWork(0, 0, texts[0]), SlotWork(2, 0, texts[2])])
+    engine = backend._engine
+    assert isinstance(engine, SlotEngine)
+    assert [engine._rows.row_of(slot) for slot in range(4)] == [0, 4, 1, 3]
+    output = backend.step([SlotWork(slot, len(text), [5]) for slot, text in enumerate(texts)])
+    for slot, text in enumerate(texts):
+        wanted = decoder.logits([*text, 5])[-1]
+        np.testing.assert_allclose(output.row(slot), wanted, rtol=1e-3, atol=1e-3)
+    backend.close()
+
+
 @pytest.mark.parametrize(
     "work",
     [

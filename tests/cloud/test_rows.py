@@ -61,6 +61,9 @@ def test_whoever_does_nothing_makes_room_for_new_content_to_lie_together() -> No
     rows = filled(10, 20, 30, 40)
     assert rows.renew([0, 2], busy=[0, 2]) == [Move(1, 4, 20)]
     assert [rows.row_of(slot) for slot in range(4)] == [0, 4, 1, 3]
+    rows = filled(10, 50, 10, 50, 5)
+    assert rows.renew([0, 2]) == [Move(4, 2, 5)]  # not into the rows that are cleared
+    assert [rows.row_of(slot) for slot in range(5)] == [4, 1, 5, 3, 2]
     rows = filled(10, 20, 30, 40)
     assert rows.renew([0, 2], busy=range(4)) == []  # nobody may be moved
     assert (rows.row_of(0), rows.row_of(2)) == (0, 2)
