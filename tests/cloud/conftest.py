@@ -15,6 +15,13 @@ from farthing.inference.batch_backend import SlotWork
 from farthing.inference.core.card import ModelCard
 
 DEMO = Path(__file__).resolve().parents[2] / "deploy" / "demo-models" / "cloud-large"
+# Of several lengths.
+PROMPTS = [
+    [5, 9, 200, 17, 3, 88],
+    [44, 250, 61],
+    [7, 19, 33, 140, 76, 90, 101],
+    [8, 8, 120, 5, 31, 60, 2, 9, 77, 30, 12],
+]
 
 
 @dataclass(frozen=True)

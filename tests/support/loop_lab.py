@@ -14,7 +14,8 @@ from tests.support.inference_contract import greedy_reference
 from tests.support.toy_loop import Heard
 
 from farthing.inference.batch.admission import Admission, AdmissionRules
-from farthing.inference.batch.loop import BatchLoop, Emission
+from farthing.inference.batch.loop import BatchLoop
+from farthing.inference.batch.telling import Emission
 from farthing.inference.batch_backend import SlotWork
 from farthing.inference.core.detokenize import Detokenizer
 from farthing.inference.core.priority import Priority

@@ -9,7 +9,8 @@ from typing import Any
 from tests.support.toy_backend import ToyBackend, ToyCodec, ToyConstraint
 
 from farthing.inference.batch.admission import Admission, AdmissionRules
-from farthing.inference.batch.loop import BatchLoop, Emission, Outcome
+from farthing.inference.batch.loop import BatchLoop
+from farthing.inference.batch.telling import Emission, Outcome
 from farthing.inference.core.request import DoneEvent, EngineRequest, Sampling, TokenEvent
 from farthing.inference.core.schedule.scheduler import Rules
 from farthing.inference.energy import EnergyMeter

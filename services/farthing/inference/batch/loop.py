@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from farthing.inference.batch.admission import Job
+from farthing.inference.batch.telling import Emission, Telling
 from farthing.inference.batch.warming import warm_up
 from farthing.inference.batch_backend import (
     BatchBackend,
@@ -19,10 +20,8 @@ from farthing.inference.core.cost_model import CostModel, StepSize, Weights, spl
 from farthing.inference.core.generation import Drawn
 from farthing.inference.core.request import (
     DoneEvent,
-    EngineEvent,
     EngineUsage,
     FinishReason,
-    TokenEvent,
 )
 from farthing.inference.core.schedule.scheduler import LineFull, Rules, Scheduler, TooLong
 from farthing.inference.core.schedule.slots import Room
@@ -43,9 +42,6 @@ from farthing.kit.errors import FarthingError, Internal, ResourceExhausted
 _MOST_FAILURES = 2
 _RETRY_MS = (50, 10_000)
 _log = logging.getLogger(__name__)
-
-Outcome = EngineEvent | FarthingError
-Emission = tuple[int, Outcome]
 
 
 @dataclass(slots=True)
@@ -87,7 +83,8 @@ class BatchLoop:
         energy: EnergyMeter | None = None,
     ) -> None:
         layout = backend.layout
-        self._backend, self._emit, self._now_ns = backend, emit, now_ns
+        self._backend, self._now_ns = backend, now_ns
+        self._telling = Telling(emit)
         self._energy, self._was_idle = energy, True
         self._scheduler = Scheduler(
             Room(
@@ -103,7 +100,6 @@ class BatchLoop:
         self._costs = CostModel()
         self._jobs: dict[int, Job] = {}
         self._saved: dict[int, SavedSlot] = {}
-        self._out: list[Emission] = []
         self._mean_job_us = 0.0
         self.totals = Totals()
 
@@ -155,7 +151,7 @@ class BatchLoop:
         """End every job: those that have shown nothing with the error."""
         for job in list(self._jobs.values()):
             self._fail(job, error)
-        self._flush()
+        self._telling.flush()
 
     def step(self) -> bool:
         """One turn. False when there was nothing to compute."""
@@ -184,7 +180,7 @@ class BatchLoop:
             self._lose(
                 parts, blame=moved
             )  # moves are of the engine's making, not of a request's
-        self._flush()
+        self._telling.flush()
         self._was_idle = not (plan.work or plan.moves)
         return not self._was_idle
 
@@ -203,7 +199,7 @@ class BatchLoop:
             self.totals.prompt_count += job.arrival.prompt_count
             self.totals.reused_count += reused_count
         for job_id in plan.paused:
-            self._show(self._jobs[job_id])
+            self._telling.rest(self._jobs[job_id])
         self.totals.pause_count += len(plan.paused)
 
     def _part(self, work: Work) -> _Part:
@@ -319,36 +315,27 @@ class BatchLoop:
         if reason is not None:
             self._end(job, reason)
             return
-        if job.untold and job.may_tell(now_us):
-            self._show(job)
+        self._telling.part(job, now_us)
         job.extend([one.token for one in drawn])
         self._scheduler.drew(job.job_id, accepted_count=len(drawn) - 1, chain=job.chain)
 
     # -- the ends of jobs -----------------------------------------------------------------
 
-    def _show(self, job: Job) -> None:
-        """What is untold of the answer, if anything."""
-        if job.untold:
-            event = _join(job.untold)
-            job.meter.add_output(event.token_count, event.text)
-            job.untold, job.shown = [], True
-            self._out.append((job.job_id, event))
-
     def _end(self, job: Job, reason: FinishReason) -> None:
         rest = job.generation.flush()
         if rest is not None:
             job.untold.append(rest)
-        self._show(job)
+        self._telling.rest(job)
         usage = self._drop(job)
-        self._out.append((job.job_id, DoneEvent(reason, usage, self._backend.model.digest)))
+        self._telling.end(job, DoneEvent(reason, usage, self._backend.model.digest))
 
     def _fail(self, job: Job, error: FarthingError) -> None:
         """Who has seen something of the answer gets its end, with what it used; who has not gets the error."""
         if job.shown:
-            self._show(job)
+            self._telling.rest(job)
         usage = self._drop(job)
         done = DoneEvent(FinishReason.ERROR, usage, self._backend.model.digest)
-        self._out.append((job.job_id, done if job.shown else error))
+        self._telling.end(job, done if job.shown else error)
 
     def _drop(self, job: Job) -> EngineUsage:
         self._jobs.pop(job.job_id, None)
@@ -362,7 +349,7 @@ class BatchLoop:
     def _refuse(self, job: Job, error: FarthingError) -> None:
         """A job that never ran."""
         job.generation.close()
-        self._out.append((job.job_id, error))
+        self._telling.end(job, error)
 
     def _lose(self, parts: list[_Part], *, blame: bool) -> None:
         """The step is lost: make the backend whole and compute again, without a row that was lost alone."""
@@ -381,11 +368,6 @@ class BatchLoop:
                 and job.job_id in self._jobs
             ):
                 self._fail(job, _engine_error())
-
-    def _flush(self) -> None:
-        if self._out:
-            out, self._out = self._out, []
-            self._emit(out)
 
     def _full_error(self) -> ResourceExhausted:
         shortest_ms, longest_ms = _RETRY_MS
@@ -410,16 +392,6 @@ def _slot_work(part: _Part) -> SlotWork:
     end = work.start + work.count - work.draft_count
     tokens = job.tokens[work.start : end] + job.guesses[: work.draft_count]
     return SlotWork(work.slot, work.start, tokens, work.draft_count + 1 if work.samples else 0)
-
-
-def _join(events: list[TokenEvent]) -> TokenEvent:
-    if len(events) == 1:
-        return events[0]
-    return TokenEvent(
-        "".join(event.text for event in events),
-        sum(event.token_count for event in events),
-        tuple(logprob for event in events for logprob in event.logprobs),
-    )
 
 
 def _too_late() -> ResourceExhausted:

@@ -19,7 +19,8 @@ from farthing.api.inference.v1 import inference_pb2
 from farthing.inference import wire
 from farthing.inference.batch.admission import Admission, MakeConstraint
 from farthing.inference.batch.load import describe_load
-from farthing.inference.batch.loop import BatchLoop, Emission
+from farthing.inference.batch.loop import BatchLoop
+from farthing.inference.batch.telling import Emission
 from farthing.inference.batch_backend import BatchBackend, TextCodec
 from farthing.inference.energy import EnergyMeter
 from farthing.inference.process.frames import encode_frame, read_bodies

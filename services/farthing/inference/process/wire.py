@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from farthing.api.engine.v1 import engine_pb2
 from farthing.api.inference.v1 import inference_pb2
 from farthing.inference import wire
-from farthing.inference.batch.loop import Emission, Totals
+from farthing.inference.batch.loop import Totals
+from farthing.inference.batch.telling import Emission
 from farthing.inference.core.request import DoneEvent, TokenEvent
 from farthing.kit.rpc.failure import encode_failure
 
